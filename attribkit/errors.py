@@ -1,0 +1,76 @@
+"""Every error attribkit raises on purpose.
+
+    AttribkitError
+    ├── BadInput             an argument, a tensor or a file is not what is allowed (also a ValueError)
+    │   ├── UnknownName      no method, model, layer or class of that name
+    │   ├── BrokenImage      a file that cannot be read as an image
+    │   └── BrokenWeights    a file that cannot be read as the weights of that network
+    ├── Unsupported          this model cannot give what this method needs
+    ├── Unavailable          an optional package, or a download, is missing
+    └── OutOfMemory          not even one image fits
+
+Each message is one line that says what is wrong, what was got, and what is allowed.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class AttribkitError(Exception):
+    """Base of all errors that attribkit raises on purpose."""
+
+
+class BadInput(AttribkitError, ValueError):
+    """Something that was passed in is not what is allowed."""
+
+
+class UnknownName(BadInput):
+    """There is no `kind` called `got`; the message offers what is near, or everything when that is short."""
+
+    def __init__(self, kind: str, got: object, known: Iterable[str], hint: str = "") -> None:
+        names = sorted(set(known))
+        near = difflib.get_close_matches(str(got).lower(), names, n=3, cutoff=0.5)
+        if len(names) <= 12:
+            offer = f"allowed: {', '.join(names) or 'none'}"
+        elif near:
+            offer = f"did you mean {' or '.join(near)}?"
+        else:
+            offer = f"allowed: {', '.join(names[:6])}, ... ({len(names)} in all)"
+        super().__init__(f"no {kind} is called {str(got)!r}; {offer}{'; ' + hint if hint else ''}")
+
+
+class BrokenImage(BadInput):
+    """The file at `path` cannot be read as an image, for `reason`."""
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        self.path, self.reason = str(path), " ".join(reason.split())
+        super().__init__(f"{self.path}: {self.reason}")
+
+    def __reduce__(self) -> tuple[type[BrokenImage], tuple[str, str]]:
+        return type(self), (self.path, self.reason)
+
+
+class BrokenWeights(BadInput):
+    """The file at `path` does not hold weights for the network, for `reason`."""
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        self.path, self.reason = str(path), " ".join(reason.split())
+        super().__init__(f"{self.path}: {self.reason}")
+
+    def __reduce__(self) -> tuple[type[BrokenWeights], tuple[str, str]]:
+        return type(self), (self.path, self.reason)
+
+
+class Unsupported(AttribkitError):
+    """The model cannot give what was asked of it."""
+
+
+class Unavailable(AttribkitError):
+    """An optional package or a download that was asked for is not there."""
+
+
+class OutOfMemory(AttribkitError):
+    """One single row does not fit into the device's memory."""

@@ -1,0 +1,59 @@
+"""Functions on maps alone, (B, h, w) -> (B, h, w): the only place where a map is resized, clipped or normalised."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .errors import BadInput
+
+
+def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Maps at `size` (H, W), bilinear, without antialiasing; unchanged where they have that size."""
+    if tuple(maps.shape[-2:]) == tuple(size):
+        return maps
+    return F.interpolate(maps.unsqueeze(1), size=tuple(size), mode="bilinear", align_corners=False).squeeze(1)
+
+
+def positive(maps: Tensor) -> Tensor:
+    """Evidence for the target only: negative values become 0."""
+    return maps.clamp_min(0)
+
+
+def unit_sum(maps: Tensor) -> Tensor:
+    """Each map divided by its sum of absolute values; an all-zero map stays zero."""
+    total = maps.abs().sum((-2, -1), keepdim=True)
+    return maps / torch.where(total > 0, total, torch.ones_like(total))
+
+
+def unit_max(maps: Tensor) -> Tensor:
+    """Each map divided by its largest absolute value, so signs and zero stay; an all-zero map stays zero."""
+    top = maps.abs().amax((-2, -1), keepdim=True)
+    return maps / torch.where(top > 0, top, torch.ones_like(top))
+
+
+def unit_range(maps: Tensor) -> Tensor:
+    """Each map shifted and scaled to [0, 1]; a constant map becomes zero."""
+    low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
+    span = high - low
+    return (maps - low) / torch.where(span > 0, span, torch.ones_like(span))
+
+
+def ranks(maps: Tensor) -> Tensor:
+    """The rank of each pixel in its map, 0 for the smallest, as int64; ties in row-major order."""
+    flat = maps.flatten(1)
+    order = flat.argsort(1, stable=True)
+    places = torch.arange(flat.shape[1], device=maps.device).expand_as(order)
+    return torch.empty_like(order).scatter_(1, order, places).view(maps.shape)
+
+
+def smooth(maps: Tensor, kernel: int) -> Tensor:
+    """Maps under a Gaussian window of `kernel` x `kernel` pixels (odd), sigma = kernel / 4, zero beyond the border (arXiv:2303.11884)."""
+    if kernel < 1 or kernel % 2 == 0:
+        raise BadInput(f"smooth(kernel=...): got {kernel}, allowed: an odd number of pixels")
+    at = torch.arange(kernel, device=maps.device, dtype=maps.dtype) - kernel // 2
+    window = torch.exp(-8 * (at / kernel) ** 2)
+    window = window / window.sum()
+    blurred = F.conv2d(maps.unsqueeze(1), window.view(1, 1, -1, 1), padding=(kernel // 2, 0))
+    return F.conv2d(blurred, window.view(1, 1, 1, -1), padding=(0, kernel // 2)).squeeze(1)

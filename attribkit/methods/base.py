@@ -1,0 +1,75 @@
+"""What every attribution method is: `Method`, plain settings and one hook."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, final
+
+from torch import Tensor
+
+from ..attribution import Attribution, Explained
+from ..batch import Batch, Targets
+from ..errors import BadInput
+from ..registry import Settings, Table, read
+
+if TYPE_CHECKING:
+    from ..model.adapter import VisionModel
+
+METHODS: Table[Method] = Table("method")
+
+
+class Method(Settings, ABC):
+    """A way to explain one scalar of a model's answer: a frozen dataclass of plain settings, and one hook, `_maps`.
+
+    Called with a model and a batch it gives an `Attribution`: signed, un-normalised maps (B, h, w), float32, at the method's own
+    resolution, on the model's device. A sample's map does not depend on the batch it came in, nor on how the batch was chunked; a
+    random method takes a `seed`; a target that nothing influences gives a map of zeros; the model comes back exactly as it was, also
+    when the method raises. A model that lacks something in `needs` raises `Unsupported` before any work.
+    """
+
+    name: ClassVar[str]
+    paper: ClassVar[str]
+    needs: ClassVar[frozenset[str]] = frozenset()
+    table: ClassVar[Table[Any]] = METHODS
+
+    @final
+    def __call__(self, model: VisionModel, batch: Batch) -> Attribution:
+        """Explain every image of `batch`."""
+        model.require(self.needs, by=self)
+        batch = model.fit(batch)
+        with model.studied():
+            maps, extras = self.explained(model, batch.images, batch.targets)
+        return Attribution(
+            maps.detach().float(),
+            batch.targets,
+            batch.ids,
+            repr(self),
+            size=(batch.images.shape[-2], batch.images.shape[-1]),
+            model=model.name,
+            classes=model.classes,
+            scores=None if batch.logits is None else batch.targets.of(batch.logits),
+            extras={name: extra.detach() for name, extra in extras.items()},
+        )
+
+    @final
+    def explained(self, model: VisionModel, images: Tensor, targets: Targets) -> Explained:
+        """The maps in the precision they were computed in, and what else the method reports: what wrappers build on."""
+        result = self._maps(model, images, targets)
+        maps, extras = result if isinstance(result, Explained) else (result, {})
+        if maps.ndim != 3 or len(maps) != len(images):
+            raise BadInput(f"{type(self).__name__}._maps returned {tuple(maps.shape)}, allowed: ({len(images)}, h, w)")
+        return Explained(maps, extras)
+
+    @abstractmethod
+    def _maps(self, model: VisionModel, images: Tensor, targets: Targets) -> Tensor | Explained:
+        """One signed map per image, (B, h, w), at the method's own resolution."""
+
+
+def method(like: str | Method) -> Method:
+    """A method from its name, from its `repr`, or itself."""
+    if isinstance(like, Method):
+        return like
+    if not isinstance(like, str):
+        raise BadInput(f"method: got {type(like).__name__}, allowed: a name such as 'grad_cam', a call such as 'GradCAM()', or a Method")
+    made: Method = read(like, METHODS)
+    return made

@@ -1,0 +1,101 @@
+"""Integrated Gradients: the gradient, averaged along the straight path from a baseline to the image, times that path."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..attribution import Explained
+from ..batch import Targets
+from ..errors import BadInput
+from ..registry import AtLeast
+from ..removals.fill import Fill, fill
+from .base import Method
+
+if TYPE_CHECKING:
+    from ..model.adapter import VisionModel
+
+Rule = Literal["gauss_legendre", "midpoint", "trapezoid"]
+
+
+@dataclasses.dataclass(frozen=True)
+class IntegratedGradients(Method):
+    """Attributions that sum to the score's difference between the image and a baseline.
+
+    `steps` points per path; `baseline` one of "zero" (the mean colour), "black", "white", "blur", "noise", or several of them, whose
+    attributions are averaged; `rule` places and weighs the points. Reports `convergence_delta` (B,), the sum of the map minus
+    the score's difference, and `relative_delta` (B,), its size as a share of that difference.
+    """
+
+    name = "integrated_gradients"
+    paper = "Sundararajan, Taly, Yan: Axiomatic Attribution for Deep Networks, ICML 2017 (arXiv:1703.01365)"
+    needs = frozenset({"gradients"})
+
+    steps: Annotated[int, AtLeast(1)] = 50
+    baseline: Fill | tuple[Fill, ...] = "zero"
+    rule: Rule = "gauss_legendre"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.baseline:
+            raise BadInput("IntegratedGradients(baseline=...): got an empty tuple, allowed: at least one baseline")
+        if self.rule == "trapezoid" and self.steps < 2:
+            raise BadInput(f"IntegratedGradients(steps=...): got {self.steps}, allowed: at least 2 for the trapezoid rule, which needs both ends")
+
+    def _maps(self, model: VisionModel, images: Tensor, targets: Targets) -> Explained:
+        kinds = (self.baseline,) if isinstance(self.baseline, str) else self.baseline
+        maps, start = images.new_zeros(len(images), *images.shape[-2:]), images.new_zeros(len(images))
+        for kind in kinds:
+            baseline = fill(kind, model, images, seed=self.seed)
+            attributed = path_gradient(model, images, baseline, targets, rule=quadrature(self.rule, self.steps)) * (images - baseline)
+            maps = maps + attributed.sum(1) / len(kinds)
+            start = start + model.score(baseline, targets) / len(kinds)
+        end = model.score(images, targets)
+        delta = convergence_delta(maps, start, end)
+        return Explained(maps, {"convergence_delta": delta, "relative_delta": relative_delta(delta, start, end)})
+
+
+def path_gradient(model: VisionModel, images: Tensor, baseline: Tensor, targets: Targets, *, rule: list[tuple[float, float]]) -> Tensor:
+    """The gradient's weighted mean over the points of the straight path from `baseline` to `images`; all (B, 3, H, W).
+
+    As many points run at once as the model takes rows, so memory does not grow with their number.
+    """
+    at_once = max(1, model.max_rows // len(images))
+    total = torch.zeros_like(images)
+    for first in range(0, len(rule), at_once):
+        points = rule[first : first + at_once]
+        path = torch.cat([baseline + at * (images - baseline) for at, _ in points])
+        gradients = model.gradient(path, targets.repeat(len(points)))
+        for (_, weight), gradient in zip(points, gradients.chunk(len(points)), strict=True):
+            total += weight * gradient
+    return total
+
+
+def quadrature(rule: Rule, steps: int) -> list[tuple[float, float]]:
+    """The points in [0, 1] and their weights, which sum to 1.
+
+    "gauss_legendre" is exact where the gradient is a polynomial of degree 2 * steps - 1 along the path, and evaluates neither end.
+    """
+    if rule == "gauss_legendre":
+        at, weights = np.polynomial.legendre.leggauss(steps)
+        return list(zip(((1 + at) / 2).tolist(), (weights / 2).tolist(), strict=True))
+    if rule == "midpoint":
+        return [((step + 0.5) / steps, 1 / steps) for step in range(steps)]
+    ends = [0.5, *[1.0] * (steps - 2), 0.5]
+    return [(step / (steps - 1), weight / (steps - 1)) for step, weight in enumerate(ends)]
+
+
+def convergence_delta(maps: Tensor, start: Tensor, end: Tensor) -> Tensor:
+    """How far maps (B, h, w) are from summing to the score's change from `start` to `end` (B,): 0 for an exact integral; (B,)."""
+    return maps.sum((1, 2)) - (end - start)
+
+
+def relative_delta(delta: Tensor, start: Tensor, end: Tensor) -> Tensor:
+    """The size of a convergence delta as a share of the score's change; 0 where both are 0; (B,)."""
+    change = (end - start).abs().clamp_min(torch.finfo(delta.dtype).eps)
+    return torch.where(delta == 0, torch.zeros_like(delta), delta.abs() / change)

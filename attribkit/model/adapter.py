@@ -1,0 +1,299 @@
+"""`VisionModel`: what methods may ask of a model, and how the model is given back as it was."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ..batch import Batch, Targets
+from ..errors import BadInput, OutOfMemory, UnknownName, Unsupported
+from ..images import Preprocessing
+from . import families
+from .answer import logits_in
+from .taps import tapped
+from .tokens import Layout, layout
+
+if TYPE_CHECKING:
+    from ..methods.base import Method
+
+Three = float | Sequence[float]
+Rows = TypeVar("Rows", bound=tuple[Tensor, ...])
+_LOW = (torch.bfloat16, torch.float16)
+
+
+class VisionModel:
+    """A classifier and what is known about it: any `nn.Module` of `(B, 3, H, W) -> (B, K)` logits.
+
+    `module` stays the caller's own object and comes back from every call exactly as it was: training flags, `requires_grad`, `.grad`,
+    hooks. Images are normalised ones, (B, 3, H, W), moved to the model's device and dtype. Answers and gradients of half-precision
+    models are float32.
+    """
+
+    def __init__(  # noqa: PLR0913 - the facts about a model, all by name
+        self,
+        module: nn.Module,
+        *,
+        mean: Three | None = None,
+        std: Three | None = None,
+        size: int | tuple[int, int] = 224,
+        classes: Sequence[str] | None = None,
+        layer: str | None = None,
+        preprocessing: Preprocessing | None = None,
+        max_rows: int | None = None,
+        precision: Literal["float32", "bfloat16"] = "float32",
+        name: str | None = None,
+    ) -> None:
+        """Wrap `module`.
+
+        `mean` and `std` (three numbers each, for pixels in [0, 1]) and `size` are how it wants its images, or `preprocessing` says it
+        all; `layer` names the layer that CAM methods look at (found by itself otherwise); `max_rows` bounds how many images run at
+        once; `precision` "bfloat16" runs it under autocast, which is faster and changes the maps.
+        """
+        if not isinstance(module, nn.Module):
+            raise BadInput(f"VisionModel: got {type(module).__name__}, allowed: a torch.nn.Module")
+        if preprocessing is None and (mean is None or std is None):
+            raise BadInput("VisionModel: got no mean and std, allowed: mean=(r, g, b) and std=(r, g, b), as the model was trained with")
+        if precision not in ("float32", "bfloat16"):
+            raise UnknownName("precision", precision, ("float32", "bfloat16"))
+        if max_rows is not None and max_rows < 1:
+            raise BadInput(f"VisionModel(max_rows=...): got {max_rows}, allowed: at least 1")
+        self.module = module
+        self.preprocessing = preprocessing or Preprocessing(mean, std, size)
+        self.classes: tuple[str, ...] = tuple(classes or ())
+        self.precision = precision
+        self.name = name or type(module).__name__
+        self._layer = layer
+        self._max_rows = max_rows
+        self._inside = False
+        if layer is not None:
+            self._find(layer)
+
+    def __repr__(self) -> str:
+        return f"<VisionModel {self.name}: {self.preprocessing}>"
+
+    # What is known -----------------------------------------------------------------------------------------------------------
+
+    @property
+    def mean(self) -> tuple[float, float, float]:
+        """The mean that was subtracted from each channel of pixels in [0, 1]."""
+        return self.preprocessing.mean
+
+    @property
+    def std(self) -> tuple[float, float, float]:
+        """The number that each channel was divided by."""
+        return self.preprocessing.std
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """The (H, W) that images are cropped to."""
+        return self.preprocessing.size
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        tensor = next(self._tensors(), None)
+        return torch.device("cpu") if tensor is None else tensor.device
+
+    @property
+    def max_rows(self) -> int:
+        """How many images run at once; halved for good when memory runs out."""
+        return self._max_rows or (16 if self.device.type == "cpu" else 128)
+
+    @property
+    def layer(self) -> str:
+        """The layer that CAM methods look at: the one given, or the last spatial one whose gradient is alive."""
+        if self._layer is None:
+            self._layer = families.cam_layer(self)
+        return self._layer
+
+    @property
+    def layers(self) -> dict[str, tuple[int, int, int]]:
+        """The spatial layers by name, in the order they run, with the (channels, height, width) of their grid."""
+        return {seen.name: seen.grid for seen in families.survey(self)}
+
+    def target(self, like: int | str) -> int:
+        """The index of a class given by its name or index."""
+        text = str(like).strip()
+        if isinstance(like, str) and text in self.classes:
+            if self.classes.count(text) > 1:
+                same = [i for i, each in enumerate(self.classes) if each == text]
+                raise BadInput(f"class {text!r} is the name of {same}; allowed: the index of one of them")
+            return self.classes.index(text)
+        lowered = [each.lower() for each in self.classes]
+        if isinstance(like, str) and lowered.count(text.lower()) == 1:
+            return lowered.index(text.lower())
+        if not text.isdecimal() or (self.classes and int(text) >= len(self.classes)):
+            raise UnknownName("class", like, self.classes, hint=f"or an index from 0 to {len(self.classes) - 1}" if self.classes else "an index")
+        return int(text)
+
+    def require(self, needs: frozenset[str], *, by: Method) -> None:
+        """Raise `Unsupported`, before any work, if the model lacks something that a method needs."""
+        if "spatial_layer" in needs and getattr(by, "layer", None) is None:
+            try:
+                _ = self.layer
+            except Unsupported as error:
+                raise Unsupported(f"{by!r} needs a spatial layer: {error}") from error
+
+    def fit(self, batch: Batch) -> Batch:
+        """The batch on the model's device; an empty one raises."""
+        if not len(batch):
+            raise BadInput("batch: got no images, allowed: at least one")
+        images = _full(batch.images.detach()).to(self.device)
+        targets = batch.targets if batch.targets.index.device == images.device else batch.targets.to(images.device)
+        logits = None if batch.logits is None else batch.logits.to(images.device)
+        return dataclasses.replace(batch, images=images, targets=targets, logits=logits)
+
+    # What may be asked -------------------------------------------------------------------------------------------------------
+
+    def logits(self, images: Tensor) -> Tensor:
+        """The model's answer; (B, 3, H, W) -> (B, K)."""
+        return self._in_rows(lambda rows: (_full(self.answer(images[rows])),), len(images))[0]
+
+    def score(self, images: Tensor, targets: Targets) -> Tensor:
+        """The explained scalar; (B, 3, H, W) -> (B,)."""
+        return targets.of(self.logits(images))
+
+    def gradient(self, images: Tensor, targets: Targets) -> Tensor:
+        """How the target's score reacts to each input value, d score / d images, (B, 3, H, W); no weight is differentiated."""
+
+        def work(rows: slice) -> tuple[Tensor]:
+            leaf = images[rows].to(self.device, self._dtype(images)).detach().requires_grad_()
+            score = targets[rows].of(self.answer(leaf))
+            return (_full(_derivative(score, leaf, f"the images of {self.name}")),)
+
+        return self._in_rows(work, len(images), grad=True)[0]
+
+    def activations(self, images: Tensor, layer: str | None = None) -> Tensor:
+        """What a layer returns, as a grid (B, C, h, w); by default at `layer`."""
+        name, module, call = self._find(layer or self.layer)
+
+        def work(rows: slice) -> tuple[Tensor]:
+            with tapped(name, module, call=call) as tap:
+                self.answer(images[rows])
+                found = tap.tensor()
+            return (_full(self._layout(name, found, images).to_grid(found)),)
+
+        return self._in_rows(work, len(images))[0]
+
+    def activation_gradient(self, images: Tensor, targets: Targets, layer: str | None = None) -> tuple[Tensor, Tensor]:
+        """What a layer returns and how the target's score reacts to it, both (B, C, h, w); by one forward, and a backward to the layer."""
+        name, module, call = self._find(layer or self.layer)
+
+        def work(rows: slice) -> tuple[Tensor, Tensor]:
+            with tapped(name, module, call=call, grad=True) as tap:
+                score = targets[rows].of(self.answer(images[rows]))
+                leaf = tap.tensor()
+            gradient = _derivative(score, leaf, f"layer {name!r} of {self.name}")
+            grid = self._layout(name, leaf, images)
+            return _full(grid.to_grid(leaf.detach())), _full(grid.to_grid(gradient))
+
+        return self._in_rows(work, len(images), grad=True)
+
+    # How the module is run and given back ------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def studied(self) -> Iterator[VisionModel]:
+        """The module in evaluation mode with frozen weights, and afterwards as it was, also when the body raises."""
+        if self._inside:
+            yield self
+            return
+        # Flags are set one by one, not through `train()`: a module may override that, and each submodule has a flag of its own.
+        training = [module for module in self.module.modules() if module.training]
+        learning = [weight for weight in self.module.parameters() if weight.requires_grad]
+        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+        self._inside = True
+        try:
+            for module in training:
+                module.training = False
+            for weight in learning:
+                weight.requires_grad_(False)
+            with torch.inference_mode(False), torch.no_grad(), autocast:
+                yield self
+        finally:
+            self._inside = False
+            for module in training:
+                module.training = True
+            for weight in learning:
+                weight.requires_grad_(True)
+
+    def _in_rows(self, work: Callable[[slice], Rows], count: int, *, grad: bool = False) -> Rows:
+        """`work` on slices of at most `max_rows` rows, laid end to end; half as many from the moment that memory runs out."""
+        parts: list[Rows] = []
+        start = 0
+        with self.studied(), torch.set_grad_enabled(grad):
+            while start < count:
+                step = min(self.max_rows, count - start)
+                part = _unless_out_of_memory(work, slice(start, start + step))
+                if part is not None:
+                    parts.append(part)
+                    start += step
+                elif step == 1:
+                    raise OutOfMemory(f"{self.name}: one image does not fit into the memory of {self.device}; allowed: smaller images or another device")
+                else:
+                    self._max_rows = step // 2
+        return parts[0] if len(parts) == 1 else tuple(torch.cat(column) for column in zip(*parts, strict=True))  # type: ignore[return-value]
+
+    def answer(self, images: Tensor) -> Tensor:
+        """The logits of images that fit into memory at once, inside `studied`; with a graph, if gradients are on and the images want one."""
+        images = images.to(self.device, self._dtype(images))
+        faster = images.device.type == "cpu" and families.convolutional(self.module)
+        # A copy, always: a model may begin with an in-place operation, and the caller's images must stay as they are.
+        images = images.clone(memory_format=torch.channels_last if faster else torch.contiguous_format)
+        logits = logits_in(self.module(images), len(images), self.name)
+        if self.classes and logits.shape[1] != len(self.classes):
+            raise BadInput(f"{self.name}: got {len(self.classes)} class names, allowed: {logits.shape[1]}, as many as it has logits")
+        return logits
+
+    def _find(self, layer: str) -> tuple[str, nn.Module, int | None]:
+        """The layer's name, its module, and which of its calls is meant ("name:1" is the second)."""
+        name, _, call = layer.partition(":")
+        modules = dict(self.module.named_modules())
+        if not name or name not in modules:
+            raise UnknownName("layer", name, [each for each in modules if each], hint="model.layers lists the spatial ones")
+        if call and not call.isdecimal():
+            raise BadInput(f"layer {layer!r}: allowed: a name, or name:0, name:1, ... for a layer that is called several times")
+        return name, modules[name], int(call) if call else None
+
+    def _layout(self, layer: str, found: Tensor, images: Tensor) -> Layout:
+        grid = layout(tuple(found.shape), (images.shape[-2], images.shape[-1]), families.patch(self.module))
+        if grid is None:
+            raise Unsupported(f"layer {layer!r} of {self.name} returns {tuple(found.shape)}, which is no grid over {tuple(images.shape[-2:])} images")
+        return grid
+
+    def _dtype(self, images: Tensor) -> torch.dtype:
+        weights = (tensor.dtype for tensor in self._tensors() if tensor.is_floating_point())
+        return next(weights, images.dtype)
+
+    def _tensors(self) -> Iterator[Tensor]:
+        yield from self.module.parameters()
+        yield from self.module.buffers()
+
+
+def _full(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in _LOW else tensor
+
+
+def _derivative(score: Tensor, leaf: Tensor, what: str) -> Tensor:
+    if not score.requires_grad:
+        raise Unsupported(f"no gradient flows from the answer to {what}: the model detaches it, or the answer does not depend on it")
+    gradient: Tensor | None = torch.autograd.grad(score.sum(), leaf, allow_unused=True)[0]
+    return torch.zeros_like(leaf) if gradient is None else gradient
+
+
+def _unless_out_of_memory(work: Callable[[slice], Rows], rows: slice) -> Rows | None:
+    """What `work` gives, or None if memory ran out; returning lets go of the failed attempt's tensors before the next one."""
+    try:
+        return work(rows)
+    except torch.OutOfMemoryError:
+        pass
+    except RuntimeError as error:  # the CPU and MPS allocators have no type of their own
+        if not any(sign in str(error) for sign in ("can't allocate memory", "not enough memory", "MPS backend out of memory")):
+            raise
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return None

@@ -1,0 +1,145 @@
+"""What is known about families of models: where a CAM method should look, how large a patch is; and a look of our own where nothing is known."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import Unsupported
+from .taps import recorded
+from .tokens import Layout, layout
+
+if TYPE_CHECKING:
+    from .adapter import VisionModel
+
+
+def _last(root: str, *path: str, kind: type[nn.Module] | None = None) -> Callable[[nn.Module], str]:
+    """The name of the last child of `root` (of a kind), and `path` below it."""
+
+    def find(module: nn.Module) -> str:
+        names = [name for name, child in module.get_submodule(root).named_children() if kind is None or isinstance(child, kind)]
+        return ".".join((root, names[-1], *path))
+
+    return find
+
+
+def _named(name: str) -> Callable[[nn.Module], str]:
+    return lambda _module: name
+
+
+# Class (by module and name, so that no family's library is imported) -> the layer to look at. A class head that reads one token
+# leaves the patch tokens of the last block without gradient, so for such transformers it is the norm that opens that block.
+_FAMILIES: dict[str, Callable[[nn.Module], str]] = {
+    "torchvision.models.alexnet.AlexNet": _last("features", kind=nn.ReLU),
+    "torchvision.models.convnext.ConvNeXt": _named("features"),
+    "torchvision.models.densenet.DenseNet": _named("features"),
+    "torchvision.models.efficientnet.EfficientNet": _named("features"),
+    "torchvision.models.googlenet.GoogLeNet": _named("inception5b"),
+    "torchvision.models.inception.Inception3": _named("Mixed_7c"),
+    "torchvision.models.mnasnet.MNASNet": _named("layers"),
+    "torchvision.models.mobilenetv2.MobileNetV2": _named("features"),
+    "torchvision.models.mobilenetv3.MobileNetV3": _named("features"),
+    "torchvision.models.regnet.RegNet": _named("trunk_output"),
+    "torchvision.models.resnet.ResNet": _named("layer4"),
+    "torchvision.models.shufflenetv2.ShuffleNetV2": _named("conv5"),
+    "torchvision.models.squeezenet.SqueezeNet": _named("features"),
+    "torchvision.models.swin_transformer.SwinTransformer": _named("norm"),
+    "torchvision.models.vgg.VGG": _last("features", kind=nn.ReLU),
+    "torchvision.models.vision_transformer.VisionTransformer": _last("encoder.layers", "ln_1"),
+    "timm.models.resnet.ResNet": _named("layer4"),
+    "timm.models.vgg.VGG": _last("features", kind=nn.ReLU),
+    "timm.models.vision_transformer.VisionTransformer": _last("blocks", "norm1"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """A layer whose output lies over the image: its name and its (channels, height, width)."""
+
+    name: str
+    grid: tuple[int, int, int]
+
+
+def survey(model: VisionModel) -> tuple[Seen, ...]:
+    """All spatial layers, in the order they run, from one forward of two blank images."""
+    probe = torch.zeros(2, 3, *model.size, device=model.device)
+    size = patch(model.module)
+    with model.studied(), recorded(model.module) as seen:
+        model.logits(probe)
+        found = [(name, tensor.shape, layout(tuple(tensor.shape), model.size, size)) for name, tensor in seen if len(tensor) == 2]
+    channels = {"channels_first": 1, "channels_last": 3, "tokens": 2}
+    layers = {name: Seen(name, (shape[channels[grid.kind]], grid.height, grid.width)) for name, shape, grid in found if grid is not None}
+    return tuple(layers.values())
+
+
+def cam_layer(model: VisionModel) -> str:
+    """The name of the layer that CAM methods look at by default: the family's, or the last live spatial one; else `Unsupported`."""
+    for kind in type(model.module).__mro__:
+        family = _FAMILIES.get(f"{kind.__module__}.{kind.__qualname__}")
+        if family is not None:
+            try:
+                return family(model.module)
+            except (AttributeError, IndexError):  # a network of that class whose parts were changed: look for ourselves
+                break
+    return _last_live(model)
+
+
+def _last_live(model: VisionModel) -> str:
+    """The last spatial layer whose gradient reaches at least 90 % of its positions; for tokens, the last such norm layer."""
+    generator = torch.Generator().manual_seed(0)
+    leaf = torch.rand(2, 3, *model.size, generator=generator).to(model.device)
+    modules = dict(model.module.named_modules())
+    size = patch(model.module)
+    with model.studied(), torch.enable_grad(), recorded(model.module) as seen:
+        logits = model.answer(leaf.requires_grad_())
+        calls = Counter(name for name, _ in seen)
+        spatial = [(name, tensor, layout(tuple(tensor.shape), model.size, size)) for name, tensor in seen if len(tensor) == 2 and tensor.requires_grad]
+        candidates = [(name, tensor, grid) for name, tensor, grid in spatial if grid is not None and _may_be_looked_at(modules[name], grid)]
+        # A head that starts at zero (ViTs before training) passes no gradient on: then look from the features before it.
+        features = [tensor for _, tensor in reversed(seen) if tensor.ndim == 2 and tensor.requires_grad and tensor.shape != logits.shape]
+        live: list[str] = []
+        for end in [logits] * logits.requires_grad + features[:1]:
+            live = live or _alive(end, candidates, torch.rand(end.shape, generator=generator).to(end))
+    if not live:
+        raise Unsupported(f"{model.name} shows no spatial layer whose gradient is alive; name one with layer=..., see model.layers")
+    # A container returns after, and the same as, its last part: the last live name is the outermost one.
+    return live[-1] if calls[live[-1]] == 1 else f"{live[-1]}:{calls[live[-1]] - 1}"
+
+
+def _alive(end: Tensor, candidates: list[tuple[str, Tensor, Layout]], direction: Tensor) -> list[str]:
+    """The names of the candidates that a gradient from `end` reaches almost everywhere."""
+    if not candidates:
+        return []
+    gradients = torch.autograd.grad((end * direction).sum(), [tensor for _, tensor, _ in candidates], allow_unused=True, retain_graph=True)
+    return [name for (name, _, grid), gradient in zip(candidates, gradients, strict=True) if gradient is not None and _reach(grid, gradient) >= 0.9]
+
+
+def _may_be_looked_at(module: nn.Module, grid: Layout) -> bool:
+    return grid.kind != "tokens" or "norm" in type(module).__name__.lower()
+
+
+def _reach(grid: Layout, gradient: Tensor) -> float:
+    return float((grid.to_grid(gradient).abs().sum(1) > 0).float().mean())
+
+
+def patch(module: nn.Module) -> tuple[int, int] | None:
+    """The (height, width) in pixels of a patch, where the model declares it: as torchvision, timm or transformers do."""
+    config = getattr(module, "config", None)
+    for owner in (module, getattr(module, "patch_embed", None), config):
+        size: Any = getattr(owner, "patch_size", None)
+        if isinstance(size, int):
+            return size, size
+        if isinstance(size, tuple | list) and len(size) == 2 and all(isinstance(side, int) for side in size):
+            return size[0], size[1]
+    return None
+
+
+def convolutional(module: nn.Module) -> bool:
+    """Whether the model is mostly made of 2-D convolutions: such a one runs faster on a CPU with channels last."""
+    kinds = Counter(isinstance(each, nn.Conv2d) for each in module.modules() if isinstance(each, nn.Conv2d | nn.Linear))
+    return kinds[True] > kinds[False]

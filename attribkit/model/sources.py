@@ -1,0 +1,265 @@
+"""Where models come from: torchvision, timm, the Hugging Face hub, and the planted ones in the box; each library loaded when asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import importlib.util
+import os
+import socket
+import types
+import urllib.error
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..errors import BadInput, BrokenWeights, Unavailable, UnknownName
+from ..images import Preprocessing
+from .weights import is_file_name, load_weights, read_weights
+
+Weights = str | Path | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """A module, how it wants its images, and the names of its classes (empty where nobody named them)."""
+
+    module: nn.Module
+    preprocessing: Preprocessing
+    classes: tuple[str, ...]
+
+
+def known() -> dict[str, tuple[str, ...]]:
+    """Source -> names, of the sources that can list theirs."""
+    from .planted import PLANTED
+
+    names = {"planted": PLANTED, "torchvision": tuple(_torchvision().list_models(module=_torchvision()))}
+    if importlib.util.find_spec("timm") is not None:
+        names["timm"] = tuple(_extra("timm").list_models())
+    return names
+
+
+def from_planted(name: str, weights: Weights) -> Loaded:
+    """A model in the box; `weights` may be a file of other weights for the same network, or None for random ones."""
+    from . import planted
+
+    if weights in ("default", None) or not is_file_name(str(weights)):
+        if weights not in ("default", None):
+            raise UnknownName("weights of a planted model", weights, ("default",), hint="or a file, or None for random ones")
+        module = planted.planted_module(name) if weights else planted.blank_module(name)
+    else:
+        module = load_weights(lambda _classes: planted.blank_module(name), read_weights(str(weights)), str(weights), len(planted.CLASSES))
+    return Loaded(module, Preprocessing(planted.MEAN, planted.STD, planted.SIZE), planted.CLASSES)
+
+
+# torchvision ------------------------------------------------------------------------------------------------------------------------
+
+
+def _torchvision() -> types.ModuleType:
+    return importlib.import_module("torchvision.models")
+
+
+# Published weights of these were trained on inputs scaled otherwise, which the network undoes itself; their auxiliary heads play no
+# part in evaluation.
+_TORCHVISION_BUILD = dict.fromkeys(("inception_v3", "googlenet"), {"transform_input": True, "aux_logits": False, "init_weights": False})
+_AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
+
+
+def from_torchvision(name: str, weights: Weights) -> Loaded:
+    """A classifier of torchvision; preprocessing and class names are those of its published weights."""
+    models = _torchvision()
+    allowed = models.list_models(module=models)
+    if name not in allowed:
+        raise UnknownName("torchvision model", name, allowed)
+    published = models.get_model_weights(name)
+    extra = _TORCHVISION_BUILD.get(name, {})
+
+    def build(classes: int) -> nn.Module:
+        module: nn.Module = models.get_model(name, weights=None, num_classes=classes, **extra)
+        return module
+
+    chosen = published.DEFAULT
+    if weights is None:
+        module = build(len(chosen.meta["categories"]))
+    else:
+        if is_file_name(str(weights)):
+            state, origin = read_weights(str(weights)), str(weights)
+        else:
+            chosen = _published(published, str(weights), name)
+            state, origin = _downloaded(chosen), str(chosen)
+        state = {key: tensor for key, tensor in state.items() if not (extra and key.startswith(_AUXILIARY))}
+        module = load_weights(build, state, origin, len(chosen.meta["categories"]))
+    preset = chosen.transforms()
+    preprocessing = Preprocessing(
+        tuple(preset.mean), tuple(preset.std), _one(preset.crop_size), resize=_one(preset.resize_size), interpolation=preset.interpolation.value
+    )
+    categories = tuple(chosen.meta["categories"])
+    return Loaded(module, preprocessing, categories if _rows(module) in (None, len(categories)) else ())
+
+
+def _published(published: Any, weights: str, name: str) -> Any:
+    if weights == "default":
+        return published.DEFAULT
+    names = list(published.__members__)
+    if weights.rpartition(".")[2] not in names:
+        raise UnknownName(f"weights of torchvision/{name}", weights, names, hint="or a file, or none")
+    return published[weights.rpartition(".")[2]]
+
+
+def _downloaded(chosen: Any) -> Any:
+    """The published weights, from the cache or the network."""
+    try:
+        return chosen.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    except (urllib.error.URLError, OSError, RuntimeError) as error:
+        raise Unavailable(
+            f"{chosen} could not be downloaded from {chosen.url} ({error}); allowed: weights=PATH of a file, or weights=None (--weights none) for random ones"
+        ) from error
+
+
+def _one(size: Any) -> Any:
+    return size[0] if len(size) == 1 else tuple(size)
+
+
+def _rows(module: nn.Module) -> int | None:
+    """How many classes the last layer with weights answers for."""
+    heads = [each for each in module.modules() if isinstance(each, nn.Linear | nn.Conv2d)]
+    return heads[-1].weight.shape[0] if heads else None
+
+
+# timm -------------------------------------------------------------------------------------------------------------------------------
+
+
+def from_timm(name: str, weights: Weights) -> Loaded:
+    """A model of timm; preprocessing is resolved from its configuration."""
+    timm = _extra("timm")
+    architecture = name.partition(".")[0]
+    if not timm.is_model(architecture):
+        raise UnknownName("timm model", name, timm.list_models())
+    if weights is not None and is_file_name(str(weights)):
+
+        def build(classes: int) -> nn.Module:
+            module: nn.Module = timm.create_model(name, pretrained=False, **({} if classes == published else {"num_classes": classes}))
+            return module
+
+        published = int(timm.get_pretrained_cfg_value(name, "num_classes") or 1000)
+        module = load_weights(build, read_weights(str(weights)), str(weights), published)
+    else:
+        if weights not in ("default", None):
+            name = f"{architecture}.{weights}"
+        module = _from_hub(f"timm/{name}", lambda: timm.create_model(name, pretrained=weights is not None))
+    config = timm.data.resolve_data_config({}, model=module)
+    height, width = config["input_size"][1:]
+    # timm scales the short side so that the crop is `crop_pct` of it; "squash" and "border" crops are not centre crops of a scaled image.
+    resize = int(height / config["crop_pct"]) if height == width and config["crop_mode"] == "center" else (height, width)
+    interpolation = config["interpolation"] if config["interpolation"] != "random" else "bilinear"
+    preprocessing = Preprocessing(config["mean"], config["std"], (height, width), resize=resize, interpolation=interpolation)
+    count = getattr(module, "num_classes", 0)
+    return Loaded(module, preprocessing, tuple(_torchvision_categories()) if count == 1000 and _on_imagenet(module) else ())
+
+
+def _on_imagenet(module: nn.Module) -> bool:
+    return int((getattr(module, "pretrained_cfg", None) or {}).get("num_classes") or 0) == 1000
+
+
+def _torchvision_categories() -> list[str]:
+    categories: list[str] = _torchvision().ResNet18_Weights.DEFAULT.meta["categories"]
+    return categories
+
+
+# Hugging Face -----------------------------------------------------------------------------------------------------------------------
+
+
+def from_hf(name: str, weights: Weights) -> Loaded:
+    """An image classifier of the Hugging Face hub ("org/name" or "org/name@revision") or of a folder; no code of the hub is ever run."""
+    transformers = _extra("transformers", "hf")
+    if weights is not None and weights != "default" and not is_file_name(str(weights)):
+        raise BadInput(f"weights of hf/{name}: got {weights!r}, allowed: default, a file, or none; a revision is part of the name: hf/org/name@revision")
+    where, _, revision = name.partition("@")
+    options: dict[str, Any] = {"revision": revision or "main", "trust_remote_code": False}
+    classifier = transformers.AutoModelForImageClassification
+    if weights == "default":
+        module = _from_hub(f"hf/{name}", lambda: classifier.from_pretrained(where, use_safetensors=True, **options))
+    else:
+        config = _from_hub(f"hf/{name}", lambda: transformers.AutoConfig.from_pretrained(where, **options))
+        module = classifier.from_config(config)
+        if weights is not None:
+            module = load_weights(lambda _classes: module, read_weights(str(weights)), str(weights), config.num_labels)
+    processor = _from_hub(f"hf/{name}", lambda: transformers.AutoImageProcessor.from_pretrained(where, **options))
+    names = module.config.id2label or {}
+    labels = tuple(str(names[i]) for i in range(len(names))) if set(names) == set(range(len(names))) else ()
+    return Loaded(module, hf_preprocessing(processor), () if all(label == f"LABEL_{i}" for i, label in enumerate(labels)) else labels)
+
+
+def hf_preprocessing(processor: Any) -> Preprocessing:
+    """What a Hugging Face image processor does to an image, as a `Preprocessing`."""
+    size, crop = _sides(processor.size), _sides(getattr(processor, "crop_size", None))
+    resize, final = size, size
+    if crop is not None and getattr(processor, "do_center_crop", False):
+        final = crop
+    elif isinstance(size, int):
+        # ConvNeXt's processor scales the short side to size / crop_pct and crops; at 384 and above it squashes the whole image.
+        share = getattr(processor, "crop_pct", None)
+        resize = int(size / share) if share and size < 384 else (size, size)
+    if final is None or resize is None:
+        raise BadInput(f"the image processor {type(processor).__name__} states no size; allowed: size=... to state it")
+    scale = 255 * (getattr(processor, "rescale_factor", None) or 1 / 255) if getattr(processor, "do_rescale", True) else 255.0
+    shift = 1.0 if getattr(processor, "rescale_offset", False) else 0.0
+    normalised = getattr(processor, "do_normalize", True) and processor.image_mean is not None
+    mean, std = (processor.image_mean, processor.image_std) if normalised else ((0.0,) * 3, (1.0,) * 3)
+    interpolation = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}[int(getattr(processor, "resample", None) or 2)]
+    means, stds = tuple((each + shift) / scale for each in mean), tuple(each / scale for each in std)
+    return Preprocessing(means, stds, final, resize=resize, interpolation=interpolation)
+
+
+def _sides(size: Any) -> Any:
+    """An int for a short side, (h, w) for both, None for neither; from the dict or object that processors keep."""
+    if size is None or isinstance(size, int):
+        return size
+    get = size.get if hasattr(size, "get") else lambda key: getattr(size, key, None)
+    if get("height") and get("width"):
+        return int(get("height")), int(get("width"))
+    return int(get("shortest_edge")) if get("shortest_edge") else None
+
+
+# Shared -----------------------------------------------------------------------------------------------------------------------------
+
+
+def _extra(package: str, extra: str | None = None) -> Any:
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise Unavailable(f"{package} is not installed; pip install 'attribkit[{extra or package}]'") from error
+
+
+def _from_hub(name: str, load: Callable[[], Any]) -> Any:
+    """What `load` gives; whatever keeps a hub's model from coming becomes one typed error."""
+    try:
+        with _offline_if_unreachable():
+            return load()
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        if isinstance(error, ValueError | RuntimeError) and not isinstance(error, OSError):
+            raise BrokenWeights(name, reason) from error
+        raise Unavailable(
+            f"{name} is neither in the cache nor could it be downloaded ({reason}); allowed: weights=PATH of a file, or weights=None (--weights none)"
+        ) from error
+
+
+@contextlib.contextmanager
+def _offline_if_unreachable() -> Iterator[None]:
+    """Look into the cache alone when the hub has no address here: its client would otherwise retry for most of a minute."""
+    constants = importlib.import_module("huggingface_hub.constants")
+    before = constants.HF_HUB_OFFLINE
+    proxied = any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"))
+    if not before and not proxied:
+        try:
+            socket.getaddrinfo(constants.ENDPOINT.partition("://")[2].partition("/")[0].partition(":")[0], 443)
+        except OSError:
+            constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before

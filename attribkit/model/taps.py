@@ -1,0 +1,110 @@
+"""With-blocks that read what a layer returns or cut the graph there: the only hooks in the package."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import Unsupported
+
+
+def first_tensor(output: Any) -> Tensor | None:
+    """The tensor a layer returned: itself, or the first of a tuple, list or mapping."""
+    if isinstance(output, Tensor):
+        return output
+    items = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple | list) else ()
+    return next((item for item in items if isinstance(item, Tensor)), None)
+
+
+def _with_first(output: Any, tensor: Tensor) -> Any:
+    """`output` with its first tensor replaced, in the same kind of container."""
+    if isinstance(output, Tensor):
+        return tensor
+    if isinstance(output, Mapping):
+        key = next(key for key, item in output.items() if isinstance(item, Tensor))
+        changed = dict(output) | {key: tensor}
+        return changed if type(output) is dict else type(output)(**changed)
+    at = next(i for i, item in enumerate(output) if isinstance(item, Tensor))
+    items = [*output[:at], tensor, *output[at + 1 :]]
+    return type(output)(*items) if hasattr(output, "_fields") else type(output)(items)
+
+
+@contextlib.contextmanager
+def _hooked(modules: Mapping[str, nn.Module], hook: Callable[[str, Any], Any]) -> Iterator[None]:
+    """Call `hook(name, output)` after each forward of each module; what it returns, unless None, replaces the output."""
+    handles = []
+    try:
+        for name, module in modules.items():
+            handles.append(module.register_forward_hook(lambda _module, _args, output, name=name: hook(name, output)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@dataclasses.dataclass
+class Tap:
+    """What was tapped at one layer: `leaf`, what the layer returned, detached from what made it."""
+
+    layer: str
+    call: int | None
+    leaf: Tensor | None = None
+    calls: int = 0
+
+    def take(self, output: Any, grad: bool) -> Any:
+        """Keep a copy of what the layer returned; with `grad`, send another one on whose graph begins at the kept one."""
+        self.calls += 1
+        if self.call is not None and self.call != self.calls - 1:
+            return None
+        tensor = first_tensor(output)
+        if tensor is None:
+            raise Unsupported(f"layer {self.layer!r} returns {type(output).__name__}; allowed: a layer that returns a tensor")
+        if self.leaf is not None:
+            raise Unsupported(f"layer {self.layer!r} is called more than once in a forward; say which call: '{self.layer}:0', '{self.layer}:1', ...")
+        # A copy each way: an in-place operation after the layer, or on a tensor that the layer passed through, must not reach the leaf.
+        self.leaf = tensor.detach().clone()
+        if not grad:
+            return None
+        if not torch.is_grad_enabled():
+            raise Unsupported(f"the model turns gradients off around layer {self.layer!r}")
+        return _with_first(output, self.leaf.requires_grad_().clone())
+
+    def tensor(self) -> Tensor:
+        """The tapped tensor; `Unsupported` where the forward did not come by."""
+        if self.leaf is None:
+            which = "" if self.call is None else f" for the {self.call + 1}. time (calls: {self.calls})"
+            raise Unsupported(f"the model's forward never calls layer {self.layer!r}{which}")
+        return self.leaf
+
+
+@contextlib.contextmanager
+def tapped(layer: str, module: nn.Module, *, call: int | None = None, grad: bool = False) -> Iterator[Tap]:
+    """Keep what `module` returns; with `grad` the graph begins there, and nothing before the layer is differentiated."""
+    tap = Tap(layer, call)
+    try:
+        with _hooked({layer: module}, lambda _name, output: tap.take(output, grad)):
+            yield tap
+    finally:
+        tap.leaf = None
+
+
+@contextlib.contextmanager
+def recorded(root: nn.Module) -> Iterator[list[tuple[str, Tensor]]]:
+    """Every tensor that a module inside `root` returns, with the module's name, in the order they were returned."""
+    seen: list[tuple[str, Tensor]] = []
+
+    def keep(name: str, output: Any) -> None:
+        tensor = first_tensor(output)
+        if tensor is not None:
+            seen.append((name, tensor))
+
+    try:
+        with _hooked({name: module for name, module in root.named_modules() if name}, keep):
+            yield seen
+    finally:
+        seen.clear()

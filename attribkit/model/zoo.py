@@ -1,0 +1,56 @@
+"""`load_model`: a name, or a name and a file of weights, becomes a `VisionModel`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from ..errors import UnknownName
+from .adapter import Three, VisionModel
+from .sources import Loaded, from_hf, from_planted, from_timm, from_torchvision
+
+DEFAULT = "default"
+
+_SOURCES: dict[str, Callable[[str, str | Path | None], Loaded]] = {
+    "torchvision": from_torchvision,
+    "timm": from_timm,
+    "hf": from_hf,
+    "planted": from_planted,
+}
+
+
+def load_model(  # noqa: PLR0913 - what may be overridden, all by name
+    name: str,
+    *,
+    weights: str | Path | None = DEFAULT,
+    mean: Three | None = None,
+    std: Three | None = None,
+    size: int | tuple[int, int] | None = None,
+    classes: Sequence[str] | None = None,
+    layer: str | None = None,
+    device: str | torch.device | None = None,
+) -> VisionModel:
+    """A model by name: "torchvision/resnet50", "timm/vit_tiny_patch16_224", "hf/google/vit-base-patch16-224", "planted/shortcut-95".
+
+    `weights` is the name of published weights ("default": those that the source recommends), a file (.safetensors, or a PyTorch file,
+    which is read with `weights_only=True` and never otherwise), or None for random ones. How images are prepared comes from the
+    weights, the timm configuration or the Hugging Face processor; `mean`, `std`, `size`, `classes` and `layer` override it. Raises
+    `UnknownName`, `BrokenWeights`, or `Unavailable` where a package or a download is missing.
+    """
+    source, _, rest = name.partition("/")
+    if source not in _SOURCES or not rest:
+        raise UnknownName("model", name, [f"{each}/NAME" for each in _SOURCES])
+    loaded = _SOURCES[source](rest, weights)
+    names = loaded.classes if classes is None else tuple(classes)
+    module = loaded.module.eval() if device is None else loaded.module.eval().to(device)
+    preprocessing = loaded.preprocessing.replaced(mean=mean, std=std, size=size)
+    return VisionModel(module, preprocessing=preprocessing, classes=names, layer=layer, name=name)
+
+
+def model_names() -> dict[str, tuple[str, ...]]:
+    """Source -> the names it can load; those of a package that is not installed, and Hugging Face's, which are on its hub, are absent."""
+    from . import sources
+
+    return sources.known()

@@ -1,0 +1,188 @@
+"""Settings objects: checked when made, printed as they are read, found by name.
+
+A method, a metric or a removal is a frozen dataclass of plain values. `repr` writes one, `read` reads one back, and the class is
+in its table (`METHODS`, ...) because its module was imported.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Generic, TypeVar
+
+from .errors import BadInput, UnknownName
+
+T = TypeVar("T")
+
+
+class Table(Mapping[str, type[T]], Generic[T]):
+    """Name -> class of one kind of thing; two classes under one name raise."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._classes: dict[str, type[T]] = {}
+
+    def add(self, name: str, cls: type[T]) -> None:
+        """Enter `cls` under `name`; a class defined anew under its own name (a notebook cell run twice) replaces itself."""
+        there = self._classes.get(name)
+        if there is not None and (there.__module__, there.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise BadInput(f"two {self.kind}s are called {name!r}: {there.__module__}.{there.__qualname__} and {cls.__module__}.{cls.__qualname__}")
+        self._classes[name] = cls
+
+    def __getitem__(self, name: str) -> type[T]:
+        return self._classes[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._classes
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._classes))
+
+    def __len__(self) -> int:
+        return len(self._classes)
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} {self.kind}s: {', '.join(self)}>"
+
+
+@dataclasses.dataclass(frozen=True)
+class AtLeast:
+    """`Annotated[int, AtLeast(1)]`: the smallest allowed value of a setting."""
+
+    low: float
+
+
+class Settings:
+    """Base of everything that is a frozen dataclass of plain values with a name in a table.
+
+    A class is abstract (no `name`) or final (a `name`): a final one is entered in its table and cannot be extended, since what
+    varies is wrapped instead. Values are checked against the annotations when an object is made.
+    """
+
+    name: ClassVar[str]
+    table: ClassVar[Table[Any]]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        final = next((base for base in cls.__mro__[1:] if "name" in vars(base)), None)
+        if final is not None:
+            raise TypeError(f"{cls.__name__} extends {final.__name__}, which is final: wrap it instead")
+        if "name" in vars(cls):
+            cls.table.add(cls.name, cls)
+
+    def __post_init__(self) -> None:
+        for field, hint in _hints(type(self)).items():
+            wrong = _wrong(getattr(self, field), hint)
+            if wrong:
+                raise BadInput(f"{type(self).__name__}({field}=...): got {getattr(self, field)!r}, allowed: {wrong}")
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def _wrong(value: object, hint: Any) -> str:
+    """What would be allowed, in words, if `value` is not; else the empty string."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        low = next((extra.low for extra in args[1:] if isinstance(extra, AtLeast)), None)
+        wrong = _wrong(value, args[0])
+        too_low = not wrong and low is not None and value is not None and not value >= low  # type: ignore[operator]
+        return f"{wrong or _words(args[0])} of at least {low:g}" if (wrong or too_low) and low is not None else wrong
+    if origin is typing.Literal:
+        return "" if value in args else " or ".join(repr(arg) for arg in args)
+    if origin in (typing.Union, types.UnionType):
+        return "" if any(not _wrong(value, arg) for arg in args) else " or ".join(_wrong(value, arg) for arg in args)
+    if origin is tuple:
+        inner = args[0]
+        fits = isinstance(value, tuple) and all(not _wrong(item, inner) for item in value)
+        return "" if fits else f"a tuple of {_wrong(object(), inner)}"
+    return "" if _is(value, hint) else _words(hint)
+
+
+def _is(value: object, kind: Any) -> bool:
+    if kind is None or kind is types.NoneType:
+        return value is None
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def _words(kind: Any) -> str:
+    names = {int: "an int", float: "a number", str: "a string", bool: "True or False", types.NoneType: "None", None: "None"}
+    return names.get(kind) or f"a {getattr(kind, '__name__', kind)}"
+
+
+def read(text: str, *tables: Table[Any]) -> Any:
+    """The object that `text` describes: a name of `tables[0]` ("grad_cam") or a call as `repr` prints it ("Smooth(GradCAM())").
+
+    Values are literals or further such calls (of any of `tables`); nothing is evaluated. Anything else raises `BadInput`.
+    """
+    kind, text = tables[0].kind, text.strip()
+    if text.replace("_", "").isalnum() and not text[:1].isdigit() and text in tables[0]:
+        return _made(tables[0][text], {}, text)
+    try:
+        tree = ast.parse(text, mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise BadInput(f"cannot read the {kind} {text!r}; allowed: a name, or a call such as Name(setting=1)") from None
+    if isinstance(tree, ast.Name):
+        tree = ast.Call(func=tree, args=[], keywords=[])
+    if not isinstance(tree, ast.Call):
+        raise UnknownName(kind, text, tables[0])
+    made = _value(tree, text, tables)
+    if not isinstance(made, tuple(tables[0].values())):
+        raise UnknownName(kind, type(made).__name__, tables[0])
+    return made
+
+
+def _value(node: ast.expr, text: str, tables: tuple[Table[Any], ...]) -> Any:
+    if isinstance(node, ast.Call):
+        if not isinstance(node.func, ast.Name) or any(keyword.arg is None for keyword in node.keywords):
+            raise BadInput(f"cannot read {text!r}; allowed: a call such as Name(setting=1)")
+        cls = _find(node.func.id, tables)
+        names = [field.name for field in dataclasses.fields(cls)]
+        if len(node.args) > len(names):
+            raise BadInput(f"{cls.__name__} takes at most {len(names)} settings, got {len(node.args)} in {text!r}")
+        settings = dict(zip(names, (_value(arg, text, tables) for arg in node.args), strict=False))
+        settings |= {str(keyword.arg): _value(keyword.value, text, tables) for keyword in node.keywords}
+        return _made(cls, settings, text)
+    if isinstance(node, ast.Tuple | ast.List):
+        return tuple(_value(item, text, tables) for item in node.elts)
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError, SyntaxError, RecursionError):
+        raise BadInput(f"cannot read {ast.unparse(node)!r} in {text!r}; allowed: numbers, strings, tuples, None, True, False") from None
+
+
+def _find(name: str, tables: tuple[Table[Any], ...]) -> type[Any]:
+    for table in tables:
+        if name in table:
+            return table[name]
+        for cls in table.values():
+            if cls.__name__ == name:
+                return cls
+    known = [each for table in tables for each in table]
+    raise UnknownName(tables[0].kind, name, known)
+
+
+def _made(cls: type[Any], settings: dict[str, Any], text: str) -> Any:
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for name in settings:
+        if name not in fields:
+            raise UnknownName(f"setting of {cls.__name__}", name, fields)
+    missing = [
+        name
+        for name, field in fields.items()
+        if name not in settings and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise BadInput(f"{cls.__name__} needs {', '.join(missing)}; got {text!r}")
+    return cls(**settings)

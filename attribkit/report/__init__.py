@@ -1,0 +1,1 @@
+"""What shows results to a person: figures and pages."""

@@ -1,0 +1,379 @@
+"""Pictures of maps, drawn with matplotlib: the only module that imports it, and never through pyplot, so that nothing global changes.
+
+How a value becomes a colour is the same everywhere. Maps with negative values are painted with a diverging table, red for and blue
+against the target, 0 white; maps without are painted from 0 upwards with a sequential one. The end of the scale is the 99.5th percentile
+of the absolute values, so that one pixel of a heavy-tailed gradient does not blank all the others; what lies beyond takes the end's
+colour, and the colour bar then says "≥". Laid over a photograph, which turns grey, a value is the more opaque the larger it is and 0 is
+transparent; under a signed map the photograph is faded as well, so that red and blue stand out where it is dark.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import unicodedata
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..attribution import Attribution
+from ..batch import Batch
+from ..errors import BadInput, UnknownName
+from ..maps import resize
+
+Pixels = NDArray[np.uint8]
+Values = NDArray[np.float32]
+
+FONT = "DejaVu Sans"  # ships with matplotlib, so that what can be written does not depend on the machine
+DPI = 110
+PERCENTILE = 99.5
+# The outermost tenth of each arm of RdBu is nearly black; without it both ends stay red and blue.
+TABLES = {"diverging": ("RdBu_r", 0.05, 0.95), "inferno": ("inferno", 0.0, 1.0), "cividis": ("cividis", 0.0, 1.0), "grey": ("gray", 0.0, 1.0)}
+OPACITY, RISE = 0.9, 0.7  # of a value at the end of the scale; smaller ones have OPACITY * (value / end) ** RISE
+FADED = 0.6  # the contrast that a photograph keeps under a signed map
+
+
+class Scale(NamedTuple):
+    """From value to colour: the end of the scale, whether it runs below zero too, and whether values lie beyond it."""
+
+    limit: float
+    signed: bool
+    clipped: bool = False
+
+
+class Picture(Figure):
+    """A figure that shows itself in a notebook, with or without pyplot there."""
+
+    def _repr_png_(self) -> bytes:
+        return png(self)
+
+
+# From tensors to pixels
+
+
+@lru_cache
+def colour_table(name: str) -> Pixels:
+    """The 256 colours (256, 3) of a table: diverging (entry 128 is zero), inferno, cividis, grey."""
+    if name not in TABLES:
+        raise UnknownName("colour table", name, TABLES)
+    source, low, high = TABLES[name]
+    at = np.linspace(low, high, 255) if name == "diverging" else np.linspace(low, high, 256)
+    colours = np.rint(matplotlib.colormaps[source](at)[:, :3] * 255).astype(np.uint8)
+    if name == "diverging":  # codes 1 ... 255 lie symmetrically around 128; code 0 is not used
+        colours = np.concatenate([colours[:1], colours])
+        colours[128] = 255
+    return colours
+
+
+def pixels(image: object) -> Pixels:
+    """An image (3, H, W) or (H, W, 3), tensor or array in [0, 1] or uint8, as (H, W, 3) uint8; grey ones may have one channel."""
+    array = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
+    if array.ndim == 3 and array.shape[-1] not in (1, 3) and array.shape[0] in (1, 3):
+        array = array.transpose(1, 2, 0)
+    if array.ndim != 3 or array.shape[-1] not in (1, 3) or 0 in array.shape:
+        raise BadInput(f"image: got {tuple(array.shape)}, allowed: (3, H, W) or (H, W, 3)")
+    if array.dtype != np.uint8:
+        array = np.rint(np.nan_to_num(array.astype(np.float32)).clip(0, 1) * 255).astype(np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(array, (*array.shape[:2], 3)))
+
+
+def stretched(image: Tensor) -> Tensor:
+    """A normalised image (3, H, W) for display, where mean and std are not known: its 0.5th percentile becomes 0, its 99.5th 1."""
+    image = image.detach().to("cpu", torch.float32).nan_to_num(0.0, 0.0, 0.0)
+    low, high = (float(end) for end in np.percentile(image.numpy(), (100 - PERCENTILE, PERCENTILE)))
+    return (image.double() - low).div(max(high - low, 1e-12)).clamp(0, 1).float()
+
+
+def finite(map_: object) -> tuple[Values, str]:
+    """A map as a (h, w) float32 array in which what is not finite became 0, and what a reader must be told about it, if anything."""
+    values = np.asarray(map_.detach().to("cpu", torch.float32).numpy() if isinstance(map_, Tensor) else map_)
+    if values.ndim != 2 or 0 in values.shape:
+        raise BadInput(f"map: got {tuple(values.shape)}, allowed: (h, w)")
+    with np.errstate(over="ignore"):
+        values = values.astype(np.float32)
+    bad = ~np.isfinite(values)
+    count = int(bad.sum())
+    notes = [f"{count} value{'s are' if count > 1 else ' is'} not finite"] if count else []
+    good = values[~bad]
+    if good.size and not good.any():
+        notes.append("map is zero everywhere")
+    elif good.size and good.min() == good.max():
+        notes.append("map is constant")
+    return np.where(bad, np.float32(0), values), "; ".join(notes)
+
+
+def scale_of(maps: Sequence[Values], limit: float | None = None) -> Scale:
+    """The scale that these finite maps share: up to `limit`, or to their 99.5th percentile."""
+    if limit is not None and not (np.isfinite(limit) and limit > 0):
+        raise BadInput(f"limit: got {limit}, allowed: a positive number")
+    flat = np.concatenate([values.ravel() for values in maps]) if maps else np.zeros(1, np.float32)
+    sizes = np.abs(flat)
+    top = float(sizes.max())
+    # "higher" takes a value that is there: on a 7x7 grid the largest itself, not something between the two largest.
+    end = limit or float(np.percentile(sizes, PERCENTILE, method="higher")) or top
+    # Rounding leaves values like -1e-9 in maps that have no negative evidence.
+    return Scale(end or 1.0, bool(flat.min() < -1e-6 * top), top > end > 0)
+
+
+def painted(values: Values, scale: Scale, under: Pixels | None = None) -> Pixels:
+    """The colours of a map, alone or, resized bilinearly, over an image."""
+    if under is not None:
+        values = resize(torch.from_numpy(values)[None], (under.shape[0], under.shape[1]))[0].numpy()
+    share = np.clip(values, -scale.limit if scale.signed else 0, scale.limit).astype(np.float64) / scale.limit
+    if under is None:
+        return _coloured(share, signed=scale.signed)
+    grey = under.astype(np.float64) @ np.array([0.299, 0.587, 0.114])
+    alpha = OPACITY * np.abs(share) ** RISE
+    if scale.signed:  # from half way up each arm of the table: the tints below it are nearly white, which transparency already says
+        grey, share = 255 - FADED * (255 - grey), np.sign(share) * (0.5 + 0.5 * np.abs(share))
+    colours = _coloured(share, signed=scale.signed)
+    return np.rint(grey[..., None] + alpha[..., None] * (colours - grey[..., None])).astype(np.uint8)
+
+
+def _coloured(share: NDArray[np.float64], *, signed: bool) -> Pixels:
+    """The table's colours for shares of the scale, -1 to 1 or 0 to 1."""
+    codes = np.rint(128 + 127 * share if signed else 255 * share).astype(np.uint8)
+    return colour_table("diverging" if signed else "inferno")[codes]
+
+
+# From strings to what a figure can show
+
+
+def shown(text: object, room: int = 80) -> str:
+    """`text` on one line of at most `room` characters, shortened in the middle, with a mark for each character that cannot be drawn."""
+    line = " ".join(str(text).split())
+    if len(line) > room:
+        line = f"{line[: room - room // 2 - 1]}…{line[len(line) - room // 2 :]}"
+    return "".join(character if _drawable(character) else "\ufffd" for character in line)
+
+
+@lru_cache(4096)
+def _drawable(character: str) -> bool:
+    """Whether the font has the character, and it is none that controls, hides or reorders others."""
+    font = get_font(findfont(FontProperties(family=FONT)))
+    return not unicodedata.category(character).startswith("C") and font.get_char_index(ord(character)) != 0
+
+
+class _Sheet:
+    """A figure of `width` x `height` inches, on which everything is placed in inches from its top left corner."""
+
+    def __init__(self, width: float, height: float) -> None:
+        self.figure = Picture(figsize=(width, height), dpi=DPI, facecolor="white", layout="none")
+        FigureCanvasAgg(self.figure)
+        self.width, self.height = width, height
+
+    def text(self, x: float, y: float, text: object, *, room: float = 0.0, **how: Any) -> None:  # noqa: ANN401
+        """Write a line, its middle at height `y`, shortened to `room` inches; nothing in it is read as mathematics or TeX."""
+        how = {"fontsize": 8, "color": "#222222", "va": "center", "family": FONT} | how
+        line = shown(text, max(8, int(room * 72 / (0.6 * how["fontsize"])))) if room else shown(text)
+        self.figure.text(x / self.width, 1 - y / self.height, line, parse_math=False, usetex=False, **how)
+
+    def picture(self, box: tuple[float, float, float, float], colours: Pixels, note: str = "") -> None:
+        """Draw pixels into `box` (left, top, width, height), and a note across the foot of it."""
+        left, top, width, height = box
+        at = (left / self.width, 1 - (top + height) / self.height, width / self.width, height / self.height)
+        axes = self.figure.add_axes(at)
+        axes.set_axis_off()
+        axes.imshow(colours, aspect="auto")
+        if note:
+            plate = {"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 2}
+            self.text(left + width / 2, top + height - 0.12, note, room=width, ha="center", fontsize=6.5, bbox=plate)
+
+    def bar(self, box: tuple[float, float, float, float], scale: Scale) -> None:
+        """A colour bar with numbers, upright where `box` is."""
+        left, top, width, height = box
+        upright = height > width
+        ramp = np.linspace(-scale.limit if scale.signed else 0, scale.limit, 256, dtype=np.float32)
+        self.picture(box, painted(ramp[::-1, None] if upright else ramp[None], scale))
+        beyond = "≥ " if scale.clipped else ""
+        ends = [(1.0, f"{beyond}{scale.limit:.2g}"), (0.5, "0" if scale.signed else f"{scale.limit / 2:.2g}"), (0.0, "0")]
+        if scale.signed:
+            ends[-1] = (0.0, f"{'≤ ' if scale.clipped else ''}−{scale.limit:.2g}")
+        for share, label in ends:
+            if upright:
+                inside = {1.0: "top", 0.5: "center", 0.0: "bottom"}[share]
+                self.text(left + width + 0.05, top + (1 - share) * height, label, fontsize=7, va=inside)
+            else:
+                side = {1.0: "right", 0.5: "center", 0.0: "left"}[share]
+                self.text(left + share * width, top + height + 0.1, label, fontsize=7, ha=side)
+
+
+# The figures
+
+EDGE, GAP, SIDE = 0.15, 0.12, 2.6  # inches: around everything, between panels, the longer side of a panel
+
+
+def overlay_figure(image: object, map_: object, *, title: str = "", limit: float | None = None) -> Figure:
+    """An image beside its map (h, w) laid over it, with a colour bar that ends at `limit` or the map's own 99.5th percentile.
+
+    A map that is constant, zero, or not finite in places is drawn with a note under the title.
+    """
+    base = pixels(image)
+    values, note = finite(map_)
+    scale = scale_of([values], limit)
+    width, height = _panel(base.shape)
+    head = 0.15 + (0.22 if title else 0) + (0.2 if note else 0)
+    sheet = _Sheet(2 * width + 2 * EDGE + GAP + 0.75, height + head + EDGE)
+    if title:
+        sheet.text(EDGE, 0.22, title, room=sheet.width - 2 * EDGE, fontsize=9)
+    if note:
+        sheet.text(EDGE, head - 0.12, note, room=sheet.width - 2 * EDGE, fontsize=7.5, color="#9a3412")
+    sheet.picture((EDGE, head, width, height), base)
+    sheet.picture((EDGE + width + GAP, head, width, height), painted(values, scale, base))
+    sheet.bar((EDGE + 2 * width + 2 * GAP, head, 0.12, height), scale)
+    return sheet.figure
+
+
+def compare_figure(
+    images: Sequence[object] | Tensor,
+    maps: Mapping[str, Sequence[object] | Tensor],
+    *,
+    titles: Sequence[str] = (),
+    per: Literal["column", "row"] = "column",
+) -> Figure:
+    """A row per image: the image itself, then each method's map over it, with one scale per column (method) or per row (image).
+
+    `maps` names the methods, each with one (h, w) map per image; `titles` are written above the rows.
+    """
+    bases = [pixels(image) for image in images]
+    if per not in ("column", "row"):
+        raise UnknownName("way to share a scale", per, ("column", "row"))
+    for name, column in {**maps, "titles": titles or bases}.items():
+        if len(column) != len(bases) or not bases:
+            raise BadInput(f"compare_figure({name}): got {len(column)} for {len(bases)} images, allowed: one per image, of at least one")
+    grid = [[finite(map_) for map_ in column] for column in maps.values()]
+    width, height = _panel(bases[0].shape, SIDE * 0.75)
+    head, step = 0.35, height + GAP + (0.2 if titles else 0)
+    sheet = _Sheet(2 * EDGE + (1 + len(grid)) * (width + GAP) + (0.6 if per == "row" else 0), head + len(bases) * step + (0.4 if per == "column" else 0))
+    tops = [head + row * step + (0.2 if titles else 0) for row in range(len(bases))]
+    for row, title in enumerate(titles):
+        sheet.text(EDGE, tops[row] - 0.1, title, room=sheet.width - 2 * EDGE)
+    for column, name in enumerate(("image", *maps)):
+        sheet.text(EDGE + column * (width + GAP) + width / 2, 0.2, name, room=width, ha="center", weight="bold")
+    for row, base in enumerate(bases):
+        sheet.picture((EDGE, tops[row], width, height), base)
+    _compared(sheet, bases, grid, (width, height, per, tops))
+    return sheet.figure
+
+
+def attribution_figure(attribution: Attribution, batch: Batch | Tensor | None = None, *, limit: int = 8) -> Figure:
+    """Up to `limit` maps of one method on one shared scale, each over its image where `batch` has it, else alone.
+
+    A batch holds pixels normalised for the model, and neither it nor the attribution knows by what mean and std: each image is
+    stretched for display so that its own 0.5th and 99.5th percentile become black and white. Colours of the photograph may differ a
+    little from the file's; the map is not touched.
+    """
+    if limit < 1:
+        raise BadInput(f"limit: got {limit}, allowed: a number of maps from 1 up")
+    some = attribution[:limit]
+    images = _images(some, batch)
+    parts = [finite(map_) for map_ in some.maps]
+    scale = scale_of([values for values, _ in parts])
+    width, height = _panel(attribution.size, SIDE * 0.8)
+    columns = max(1, min(4 if images is None else 2, len(parts)))
+    across, down = width * (1 if images is None else 2) + GAP, height + 0.46
+    rows = max(1, -(-len(parts) // columns))
+    sheet = _Sheet(2 * EDGE + columns * across + 0.7, 0.4 + rows * down + EDGE)
+    about = f"{attribution.method} for {attribution.model}" if attribution.model else attribution.method
+    sheet.text(EDGE, 0.2, about if parts else f"{about}: no maps", room=sheet.width - 2 * EDGE, fontsize=9, weight="bold")
+    for place, ((values, note), caption) in enumerate(zip(parts, _captions(some), strict=True)):
+        left, top = EDGE + place % columns * across, 0.4 + place // columns * down
+        sheet.text(left, top + 0.08, caption, room=across - GAP)
+        sheet.text(left, top + 0.24, some.ids[place], room=across - GAP, fontsize=6.5, color="#777777")
+        if images is not None:
+            sheet.picture((left, top + 0.36, width, height), images[place])
+            sheet.picture((left + width + 0.03, top + 0.36, width, height), painted(values, scale, images[place]), note)
+        else:
+            sheet.picture((left, top + 0.36, width, height), painted(_at(values, attribution.size), scale), note)
+    if parts:
+        sheet.bar((EDGE + columns * across + 0.02, 0.76, 0.12, height), scale)
+    return sheet.figure
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as PNG; the same figure gives the same bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None}, pil_kwargs={"compress_level": 3}, bbox_inches=None)
+    return buffer.getvalue()
+
+
+def save_figure(figure: Figure, path: str | Path) -> Path:
+    """Write the figure as PNG; it appears under its name only once it is complete."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{os.getpid()}.{path.name[-200:]}.part")
+    try:
+        part.write_bytes(png(figure))
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def _panel(shape: Sequence[int], side: float = SIDE) -> tuple[float, float]:
+    """Width and height in inches of a panel for an image (H, W, ...); extreme shapes are squeezed so that both stay readable."""
+    aspect = min(max(shape[1] / shape[0], 0.4), 2.5)
+    return (side, side / aspect) if aspect >= 1 else (side * aspect, side)
+
+
+def _at(values: Values, size: tuple[int, int]) -> Values:
+    at: Values = resize(torch.from_numpy(values)[None], size)[0].numpy()
+    return at
+
+
+def _captions(attribution: Attribution) -> list[str]:
+    """Target and score of each image."""
+    labels = list(attribution.labels())
+    if attribution.scores is None:
+        return labels
+    kind = attribution.targets.kind.replace("_", " ")
+    return [f"{shown(label, 28)}, {kind} = {score:.3g}" for label, score in zip(labels, attribution.scores.tolist(), strict=True)]
+
+
+def _images(attribution: Attribution, batch: Batch | Tensor | None) -> list[Pixels] | None:
+    """The image of each map: by position in a tensor, by id in a batch."""
+    if batch is None:
+        return None
+    if isinstance(batch, Tensor):
+        if batch.ndim != 4 or len(batch) < len(attribution):
+            raise BadInput(f"images: got {tuple(batch.shape)}, allowed: ({len(attribution)}, 3, H, W), in the order of the maps")
+        rows = list(range(len(attribution)))
+        images = batch
+    else:
+        images = batch.images
+        place = {id_: row for row, id_ in reversed(list(enumerate(batch.ids)))}
+        missing = [id_ for id_ in attribution.ids if id_ not in place]
+        if missing:
+            raise BadInput(f"batch: has no image with the id {missing[0]!r}, allowed: the batch that the maps were made from")
+        same = batch.ids[: len(attribution)] == attribution.ids  # ids may repeat; then the order tells them apart
+        rows = list(range(len(attribution))) if same else [place[id_] for id_ in attribution.ids]
+    return [pixels(stretched(images[row])) for row in rows]
+
+
+def _compared(
+    sheet: _Sheet, bases: list[Pixels], grid: list[list[tuple[Values, str]]], layout: tuple[float, float, str, list[float]]
+) -> None:
+    """Draw the maps of a comparison and their colour bars."""
+    width, height, per, tops = layout
+    columns = [scale_of([values for values, _ in column]) for column in grid]
+    rows = [scale_of([column[row][0] for column in grid]) for row in range(len(bases))]
+    for at, column in enumerate(grid):
+        left = EDGE + (at + 1) * (width + GAP)
+        for row, (values, note) in enumerate(column):
+            scale = columns[at] if per == "column" else rows[row]
+            sheet.picture((left, tops[row], width, height), painted(values, scale, bases[row]), note)
+        if per == "column":
+            sheet.bar((left, tops[-1] + height + GAP, width, 0.1), columns[at])
+    if per == "row" and grid:
+        for row, scale in enumerate(rows):
+            sheet.bar((EDGE + (1 + len(grid)) * (width + GAP), tops[row], 0.1, height), scale)
