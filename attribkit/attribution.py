@@ -109,7 +109,14 @@ class Attribution:
         if self.scores is not None:
             tensors["scores"] = self.scores
         tensors |= {f"extra.{name}": extra for name, extra in self.extras.items()}
-        about = {"ids": self.ids, "kind": self.targets.kind, "method": self.method, "size": self.size, "model": self.model, "classes": self.classes}
+        about = {
+            "ids": self.ids,
+            "kind": self.targets.kind,
+            "method": self.method,
+            "size": self.size,
+            "model": self.model,
+            "classes": self.classes,
+        }
         metadata = {"format": FORMAT, "about": json.dumps(about)}
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -50,7 +50,7 @@ class Targets:
 
     def check(self, classes: int) -> None:
         """Raise `BadInput` if an index is not one of `classes`; looks at values, so call it where data comes in, not in a loop."""
-        if len(self) and not (0 <= int(self.index.min()) and int(self.index.max()) < classes):
+        if len(self) and not (int(self.index.min()) >= 0 and int(self.index.max()) < classes):
             wrong = self.index[(self.index < 0) | (self.index >= classes)]
             raise BadInput(f"target {int(wrong[0])}: allowed: a class index from 0 to {classes - 1}")
 

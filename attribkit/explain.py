@@ -32,11 +32,11 @@ def load_images(files: Files, model: VisionModel, targets: Asked = None, *, kind
     images or one for each, and what the model predicts where it is None. Raises `BrokenImage` for the first file that cannot be read.
     """
     paths = find_images([files] if isinstance(files, str | os.PathLike) else files)
-    images = torch.stack([model.preprocessing(read_image(path)) for path in paths])
+    images = torch.stack([_prepared(path, model) for path in paths])
     return as_batch(images, model, targets, ids=image_ids(paths), kind=kind)
 
 
-def stream_images(
+def stream_images(  # noqa: PLR0913 - as load_images, and how to go on
     paths: Sequence[Path], model: VisionModel, targets: Asked = None, *, rows: int, broken: list[BrokenImage], kind: Kind = "logit"
 ) -> Iterator[Batch]:
     """Batches of at most `rows` images from `paths`; files that cannot be read are added to `broken`, and the rest goes on."""
@@ -45,12 +45,20 @@ def stream_images(
         images, found = [], []
         for path, name in zip(paths[first : first + rows], ids[first : first + rows], strict=True):
             try:
-                images.append(model.preprocessing(read_image(path)))
+                images.append(_prepared(path, model))
                 found.append(name)
             except BrokenImage as error:
                 broken.append(error)
         if images:
             yield as_batch(torch.stack(images), model, targets, ids=found, kind=kind)
+
+
+def _prepared(path: Path, model: VisionModel) -> Tensor:
+    image = read_image(path)
+    try:
+        return model.preprocessing(image)
+    except BadInput as error:  # a shape that cannot be resized, such as 1 x 40000
+        raise BrokenImage(path, str(error)) from error
 
 
 def image_ids(paths: Sequence[Path]) -> list[str]:
@@ -64,7 +72,9 @@ def as_batch(images: Tensor, model: VisionModel, targets: Asked = None, *, ids: 
     """A batch of normalised images (B, 3, H, W) or one (3, H, W), with what the model answers and what is asked of it."""
     images = images.unsqueeze(0) if images.ndim == 3 else images
     if images.ndim != 4 or not images.is_floating_point():
-        raise BadInput(f"images: got {tuple(images.shape)} {images.dtype}, allowed: normalised floating-point images (B, 3, H, W) or (3, H, W)")
+        raise BadInput(
+            f"images: got {tuple(images.shape)} {images.dtype}, allowed: normalised floating-point images (B, 3, H, W) or (3, H, W)"
+        )
     if not len(images):
         raise BadInput("images: got none, allowed: at least one")
     images = images.detach().to(model.device)
@@ -73,7 +83,9 @@ def as_batch(images: Tensor, model: VisionModel, targets: Asked = None, *, ids: 
     return Batch(images, _targets(targets, logits, model, kind), tuple(names), logits=logits)
 
 
-def explain(model: VisionModel, images: Batch | Tensor | Image.Image | Files, method_like: str | Method, targets: Asked = None) -> Attribution:
+def explain(
+    model: VisionModel, images: Batch | Tensor | Image.Image | Files, method_like: str | Method, targets: Asked = None
+) -> Attribution:
     """Saliency maps of `images` by a method.
 
     `images` is a `Batch`, a path, a folder, a pattern or several of these, a PIL image or several, or a normalised tensor (B, 3, H, W);
@@ -101,8 +113,12 @@ def _pictures(images: Any) -> list[Image.Image]:
     given = [images] if isinstance(images, Image.Image) else images
     if isinstance(given, list | tuple) and given and all(isinstance(each, Image.Image) for each in given):
         return [ImageOps.exif_transpose(each) for each in given]
-    if not isinstance(images, str | os.PathLike) and not (isinstance(given, list | tuple) and all(isinstance(each, str | os.PathLike) for each in given)):
-        raise BadInput(f"images: got {type(images).__name__}, allowed: a Batch, a path or paths, a PIL image or several, or a normalised tensor")
+    if not isinstance(images, str | os.PathLike) and not (
+        isinstance(given, list | tuple) and all(isinstance(each, str | os.PathLike) for each in given)
+    ):
+        raise BadInput(
+            f"images: got {type(images).__name__}, allowed: a Batch, a path or paths, a PIL image or several, or a normalised tensor"
+        )
     return []
 
 
@@ -113,7 +129,10 @@ def _targets(asked: Asked, logits: Tensor, model: VisionModel, kind: Kind) -> Ta
     elif asked is None:
         targets = Targets(logits.argmax(1), kind)
     elif isinstance(asked, Tensor):
-        targets = Targets(asked.to(logits.device, torch.int64).reshape(-1).expand(rows) if asked.numel() == 1 else asked.to(logits.device, torch.int64), kind)
+        targets = Targets(
+            asked.to(logits.device, torch.int64).reshape(-1).expand(rows) if asked.numel() == 1 else asked.to(logits.device, torch.int64),
+            kind,
+        )
     else:
         each = [asked] * rows if isinstance(asked, int | str) else list(asked)
         targets = Targets(torch.tensor([model.target(one) for one in each], dtype=torch.int64, device=logits.device), kind)

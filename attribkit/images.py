@@ -189,7 +189,7 @@ def _reason(error: Exception) -> str:
         return "not enough memory to decode it"
     if isinstance(error, FileNotFoundError):
         return "no such file"
-    if isinstance(error, OSError) and error.strerror:
+    if isinstance(error, OSError) and error.filename and error.strerror:  # of opening it; a decoder that seeks to nowhere names no file
         return error.strerror.lower()
     return f"truncated or damaged: {str(error) or type(error).__name__}"
 

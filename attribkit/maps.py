@@ -43,7 +43,7 @@ def unit_range(maps: Tensor) -> Tensor:
 def ranks(maps: Tensor) -> Tensor:
     """The rank of each pixel in its map, 0 for the smallest, as int64; ties in row-major order."""
     flat = maps.flatten(1)
-    order = flat.argsort(1, stable=True)
+    order = flat.argsort(dim=1, stable=True)
     places = torch.arange(flat.shape[1], device=maps.device).expand_as(order)
     return torch.empty_like(order).scatter_(1, order, places).view(maps.shape)
 

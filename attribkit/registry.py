@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import functools
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -30,7 +29,9 @@ class Table(Mapping[str, type[T]], Generic[T]):
         """Enter `cls` under `name`; a class defined anew under its own name (a notebook cell run twice) replaces itself."""
         there = self._classes.get(name)
         if there is not None and (there.__module__, there.__qualname__) != (cls.__module__, cls.__qualname__):
-            raise BadInput(f"two {self.kind}s are called {name!r}: {there.__module__}.{there.__qualname__} and {cls.__module__}.{cls.__qualname__}")
+            raise BadInput(
+                f"two {self.kind}s are called {name!r}: {there.__module__}.{there.__qualname__} and {cls.__module__}.{cls.__qualname__}"
+            )
         self._classes[name] = cls
 
     def __getitem__(self, name: str) -> type[T]:
@@ -80,8 +81,13 @@ class Settings:
             if wrong:
                 raise BadInput(f"{type(self).__name__}({field}=...): got {getattr(self, field)!r}, allowed: {wrong}")
 
+    def brief(self) -> str:
+        """As `repr`, with only the settings that differ from their defaults: for people to read."""
+        changed = [field.name for field in dataclasses.fields(self) if getattr(self, field.name) != field.default]  # type: ignore[arg-type]
+        inside = ((name, getattr(self, name)) for name in changed)
+        return f"{type(self).__name__}({', '.join(f'{name}={value.brief() if isinstance(value, Settings) else repr(value)}' for name, value in inside)})"
 
-@functools.cache
+
 def _hints(cls: type) -> dict[str, Any]:
     hints = typing.get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}

@@ -45,7 +45,8 @@ class CentreMap(Method):
 
     def _maps(self, model: VisionModel, images: Tensor, targets: Targets) -> Tensor:
         down, across = (torch.linspace(-2, 2, 2 * side + 1, device=images.device)[1::2] for side in images.shape[-2:])
-        return torch.exp(-(down.square().unsqueeze(1) + across.square()) / 2).repeat(len(images), 1, 1)
+        centre: Tensor = torch.exp(-(down.square().unsqueeze(1) + across.square()) / 2)
+        return centre.repeat(len(images), 1, 1)
 
 
 @dataclasses.dataclass(frozen=True)

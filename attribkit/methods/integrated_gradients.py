@@ -45,7 +45,9 @@ class IntegratedGradients(Method):
         if not self.baseline:
             raise BadInput("IntegratedGradients(baseline=...): got an empty tuple, allowed: at least one baseline")
         if self.rule == "trapezoid" and self.steps < 2:
-            raise BadInput(f"IntegratedGradients(steps=...): got {self.steps}, allowed: at least 2 for the trapezoid rule, which needs both ends")
+            raise BadInput(
+                f"IntegratedGradients(steps=...): got {self.steps}, allowed: at least 2 for the trapezoid rule, which needs both ends"
+            )
 
     def _maps(self, model: VisionModel, images: Tensor, targets: Targets) -> Explained:
         kinds = (self.baseline,) if isinstance(self.baseline, str) else self.baseline

@@ -56,14 +56,16 @@ class VisionModel:
         """
         if not isinstance(module, nn.Module):
             raise BadInput(f"VisionModel: got {type(module).__name__}, allowed: a torch.nn.Module")
-        if preprocessing is None and (mean is None or std is None):
-            raise BadInput("VisionModel: got no mean and std, allowed: mean=(r, g, b) and std=(r, g, b), as the model was trained with")
+        if preprocessing is None:
+            if mean is None or std is None:
+                raise BadInput("VisionModel: got no mean and std, allowed: mean=(r, g, b) and std=(r, g, b), as the model was trained with")
+            preprocessing = Preprocessing(mean, std, size)
         if precision not in ("float32", "bfloat16"):
             raise UnknownName("precision", precision, ("float32", "bfloat16"))
         if max_rows is not None and max_rows < 1:
             raise BadInput(f"VisionModel(max_rows=...): got {max_rows}, allowed: at least 1")
         self.module = module
-        self.preprocessing = preprocessing or Preprocessing(mean, std, size)
+        self.preprocessing = preprocessing
         self.classes: tuple[str, ...] = tuple(classes or ())
         self.precision = precision
         self.name = name or type(module).__name__
@@ -128,7 +130,9 @@ class VisionModel:
         if isinstance(like, str) and lowered.count(text.lower()) == 1:
             return lowered.index(text.lower())
         if not text.isdecimal() or (self.classes and int(text) >= len(self.classes)):
-            raise UnknownName("class", like, self.classes, hint=f"or an index from 0 to {len(self.classes) - 1}" if self.classes else "an index")
+            raise UnknownName(
+                "class", like, self.classes, hint=f"or an index from 0 to {len(self.classes) - 1}" if self.classes else "an index"
+            )
         return int(text)
 
     def require(self, needs: frozenset[str], *, by: Method) -> None:
@@ -233,7 +237,9 @@ class VisionModel:
                     parts.append(part)
                     start += step
                 elif step == 1:
-                    raise OutOfMemory(f"{self.name}: one image does not fit into the memory of {self.device}; allowed: smaller images or another device")
+                    raise OutOfMemory(
+                        f"{self.name}: one image does not fit into the memory of {self.device}; allowed: smaller images or another device"
+                    )
                 else:
                     self._max_rows = step // 2
         return parts[0] if len(parts) == 1 else tuple(torch.cat(column) for column in zip(*parts, strict=True))  # type: ignore[return-value]
@@ -262,7 +268,9 @@ class VisionModel:
     def _layout(self, layer: str, found: Tensor, images: Tensor) -> Layout:
         grid = layout(tuple(found.shape), (images.shape[-2], images.shape[-1]), families.patch(self.module))
         if grid is None:
-            raise Unsupported(f"layer {layer!r} of {self.name} returns {tuple(found.shape)}, which is no grid over {tuple(images.shape[-2:])} images")
+            raise Unsupported(
+                f"layer {layer!r} of {self.name} returns {tuple(found.shape)}, which is no grid over {tuple(images.shape[-2:])} images"
+            )
         return grid
 
     def _dtype(self, images: Tensor) -> torch.dtype:

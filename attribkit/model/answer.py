@@ -17,7 +17,9 @@ def logits_in(output: Any, rows: int, model: str) -> Tensor:
     """The (B, K) logits in a tensor, tuple, mapping or dataclass; `Unsupported` says what was returned instead."""
     found = _search(output)
     if found is None:
-        raise Unsupported(f"{model} returns {_words(output)}; allowed: (B, K) logits, alone or as 'logits' in a mapping, tuple or dataclass")
+        raise Unsupported(
+            f"{model} returns {_words(output)}; allowed: (B, K) logits, alone or as 'logits' in a mapping, tuple or dataclass"
+        )
     if found.ndim == 1 and len(found) == rows:
         return found.unsqueeze(1)
     if found.ndim > 2 and found.shape[2:].numel() == 1:

@@ -1,4 +1,4 @@
-"""What is known about families of models: where a CAM method should look, how large a patch is; and a look of our own where nothing is known."""
+"""What is known about families of models: where a CAM method looks, how large a patch is; and a search where nothing is known."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ class Seen:
 
 
 def survey(model: VisionModel) -> tuple[Seen, ...]:
-    """All spatial layers, in the order they run, from one forward of two blank images."""
-    probe = torch.zeros(2, 3, *model.size, device=model.device)
+    """All spatial layers, in the order they run, from one forward of a blank image."""
+    probe = torch.zeros(1, 3, *model.size, device=model.device)
     size = patch(model.module)
     with model.studied(), recorded(model.module) as seen:
         model.logits(probe)
-        found = [(name, tensor.shape, layout(tuple(tensor.shape), model.size, size)) for name, tensor in seen if len(tensor) == 2]
+        found = [(name, tensor.shape, layout(tuple(tensor.shape), model.size, size)) for name, tensor in seen if len(tensor) == 1]
     channels = {"channels_first": 1, "channels_last": 3, "tokens": 2}
     layers = {name: Seen(name, (shape[channels[grid.kind]], grid.height, grid.width)) for name, shape, grid in found if grid is not None}
     return tuple(layers.values())
@@ -92,13 +92,17 @@ def cam_layer(model: VisionModel) -> str:
 def _last_live(model: VisionModel) -> str:
     """The last spatial layer whose gradient reaches at least 90 % of its positions; for tokens, the last such norm layer."""
     generator = torch.Generator().manual_seed(0)
-    leaf = torch.rand(2, 3, *model.size, generator=generator).to(model.device)
+    leaf = torch.rand(1, 3, *model.size, generator=generator).to(model.device)
     modules = dict(model.module.named_modules())
     size = patch(model.module)
     with model.studied(), torch.enable_grad(), recorded(model.module) as seen:
         logits = model.answer(leaf.requires_grad_())
         calls = Counter(name for name, _ in seen)
-        spatial = [(name, tensor, layout(tuple(tensor.shape), model.size, size)) for name, tensor in seen if len(tensor) == 2 and tensor.requires_grad]
+        spatial = [
+            (name, tensor, layout(tuple(tensor.shape), model.size, size))
+            for name, tensor in seen
+            if len(tensor) == 1 and tensor.requires_grad
+        ]
         candidates = [(name, tensor, grid) for name, tensor, grid in spatial if grid is not None and _may_be_looked_at(modules[name], grid)]
         # A head that starts at zero (ViTs before training) passes no gradient on: then look from the features before it.
         features = [tensor for _, tensor in reversed(seen) if tensor.ndim == 2 and tensor.requires_grad and tensor.shape != logits.shape]
@@ -116,7 +120,11 @@ def _alive(end: Tensor, candidates: list[tuple[str, Tensor, Layout]], direction:
     if not candidates:
         return []
     gradients = torch.autograd.grad((end * direction).sum(), [tensor for _, tensor, _ in candidates], allow_unused=True, retain_graph=True)
-    return [name for (name, _, grid), gradient in zip(candidates, gradients, strict=True) if gradient is not None and _reach(grid, gradient) >= 0.9]
+    return [
+        name
+        for (name, _, grid), gradient in zip(candidates, gradients, strict=True)
+        if gradient is not None and _reach(grid, gradient) >= 0.9
+    ]
 
 
 def _may_be_looked_at(module: nn.Module, grid: Layout) -> bool:

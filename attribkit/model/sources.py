@@ -64,7 +64,7 @@ def _torchvision() -> types.ModuleType:
 
 # Published weights of these were trained on inputs scaled otherwise, which the network undoes itself; their auxiliary heads play no
 # part in evaluation.
-_TORCHVISION_BUILD = dict.fromkeys(("inception_v3", "googlenet"), {"transform_input": True, "aux_logits": False, "init_weights": False})
+_TORCHVISION_BUILD = {name: {"transform_input": True, "aux_logits": False, "init_weights": False} for name in ("inception_v3", "googlenet")}
 _AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
 
 
@@ -94,7 +94,11 @@ def from_torchvision(name: str, weights: Weights) -> Loaded:
         module = load_weights(build, state, origin, len(chosen.meta["categories"]))
     preset = chosen.transforms()
     preprocessing = Preprocessing(
-        tuple(preset.mean), tuple(preset.std), _one(preset.crop_size), resize=_one(preset.resize_size), interpolation=preset.interpolation.value
+        tuple(preset.mean),
+        tuple(preset.std),
+        _one(preset.crop_size),
+        resize=_one(preset.resize_size),
+        interpolation=preset.interpolation.value,
     )
     categories = tuple(chosen.meta["categories"])
     return Loaded(module, preprocessing, categories if _rows(module) in (None, len(categories)) else ())
@@ -176,7 +180,9 @@ def from_hf(name: str, weights: Weights) -> Loaded:
     """An image classifier of the Hugging Face hub ("org/name" or "org/name@revision") or of a folder; no code of the hub is ever run."""
     transformers = _extra("transformers", "hf")
     if weights is not None and weights != "default" and not is_file_name(str(weights)):
-        raise BadInput(f"weights of hf/{name}: got {weights!r}, allowed: default, a file, or none; a revision is part of the name: hf/org/name@revision")
+        raise BadInput(
+            f"weights of hf/{name}: got {weights!r}, allowed: default, a file, or none; a revision is part of the name: hf/org/name@revision"
+        )
     where, _, revision = name.partition("@")
     options: dict[str, Any] = {"revision": revision or "main", "trust_remote_code": False}
     classifier = transformers.AutoModelForImageClassification
@@ -209,7 +215,9 @@ def hf_preprocessing(processor: Any) -> Preprocessing:
     shift = 1.0 if getattr(processor, "rescale_offset", False) else 0.0
     normalised = getattr(processor, "do_normalize", True) and processor.image_mean is not None
     mean, std = (processor.image_mean, processor.image_std) if normalised else ((0.0,) * 3, (1.0,) * 3)
-    interpolation = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}[int(getattr(processor, "resample", None) or 2)]
+    interpolation = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}[
+        int(getattr(processor, "resample", None) or 2)
+    ]
     means, stds = tuple((each + shift) / scale for each in mean), tuple(each / scale for each in std)
     return Preprocessing(means, stds, final, resize=resize, interpolation=interpolation)
 
@@ -218,10 +226,11 @@ def _sides(size: Any) -> Any:
     """An int for a short side, (h, w) for both, None for neither; from the dict or object that processors keep."""
     if size is None or isinstance(size, int):
         return size
-    get = size.get if hasattr(size, "get") else lambda key: getattr(size, key, None)
-    if get("height") and get("width"):
-        return int(get("height")), int(get("width"))
-    return int(get("shortest_edge")) if get("shortest_edge") else None
+    get: Callable[[str], Any] = size.get if hasattr(size, "get") else lambda key: getattr(size, key, None)
+    sides = (get("height"), get("width"))
+    if all(sides):
+        return int(sides[0]), int(sides[1])
+    return get("shortest_edge")
 
 
 # Shared -----------------------------------------------------------------------------------------------------------------------------
@@ -251,7 +260,7 @@ def _from_hub(name: str, load: Callable[[], Any]) -> Any:
 @contextlib.contextmanager
 def _offline_if_unreachable() -> Iterator[None]:
     """Look into the cache alone when the hub has no address here: its client would otherwise retry for most of a minute."""
-    constants = importlib.import_module("huggingface_hub.constants")
+    constants: Any = importlib.import_module("huggingface_hub.constants")
     before = constants.HF_HUB_OFFLINE
     proxied = any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"))
     if not before and not proxied:

@@ -65,7 +65,9 @@ class Tap:
         if tensor is None:
             raise Unsupported(f"layer {self.layer!r} returns {type(output).__name__}; allowed: a layer that returns a tensor")
         if self.leaf is not None:
-            raise Unsupported(f"layer {self.layer!r} is called more than once in a forward; say which call: '{self.layer}:0', '{self.layer}:1', ...")
+            raise Unsupported(
+                f"layer {self.layer!r} is called more than once in a forward; say which call: '{self.layer}:0', '{self.layer}:1', ..."
+            )
         # A copy each way: an in-place operation after the layer, or on a tensor that the layer passed through, must not reach the leaf.
         self.leaf = tensor.detach().clone()
         if not grad:

@@ -26,7 +26,7 @@ class Layout:
             return output
         if self.kind == "channels_last":
             return output.permute(0, 3, 1, 2)
-        return output[:, self.prefix :].transpose(1, 2).unflatten(2, (self.height, self.width))
+        return output[:, self.prefix :].transpose(1, 2).reshape(len(output), -1, self.height, self.width)
 
 
 def layout(shape: tuple[int, ...], image: tuple[int, int], patch: tuple[int, int] | None = None) -> Layout | None:

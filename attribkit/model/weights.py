@@ -49,7 +49,11 @@ def _torch(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files raise a dozen types here, bare KeyErrors among them; all are one answer
         wanted = _unsafe(path)
-        reason = f"it would run code when loaded ({', '.join(wanted)})" if wanted else f"cannot be read as weights alone ({type(error).__name__})"
+        reason = (
+            f"it would run code when loaded ({', '.join(wanted)})"
+            if wanted
+            else f"cannot be read as weights alone ({type(error).__name__})"
+        )
         raise BrokenWeights(path, f"{reason}; allowed: a state dict; {_RECIPE}") from error
 
 
@@ -77,7 +81,11 @@ def load_weights(build: Callable[[int], nn.Module], state: Mapping[str, Tensor],
     # A network trained before BatchNorm counted its batches has no counters; they play no part in evaluation.
     missing = [name for name in shapes if name not in state and not name.endswith("num_batches_tracked")]
     unexpected = [name for name in state if name not in shapes]
-    misshaped = [f"{name} {tuple(state[name].shape)} for {shape}" for name, shape in shapes.items() if name in state and tuple(state[name].shape) != shape]
+    misshaped = [
+        f"{name} {tuple(state[name].shape)} for {shape}"
+        for name, shape in shapes.items()
+        if name in state and tuple(state[name].shape) != shape
+    ]
     if missing or unexpected or misshaped:
         parts = [_listed("missing", missing), _listed("unexpected", unexpected), _listed("of another shape", misshaped)]
         raise BrokenWeights(path, f"weights are not of this network: {'; '.join(part for part in parts if part)}")
@@ -89,7 +97,13 @@ def load_weights(build: Callable[[int], nn.Module], state: Mapping[str, Tensor],
 
 
 def _only_rows_differ(shape: tuple[int, ...], tensor: Tensor | None, classes: int) -> bool:
-    return tensor is not None and shape[:1] == (classes,) and tensor.ndim == len(shape) and tuple(tensor.shape[1:]) == shape[1:] and len(tensor) != classes
+    return (
+        tensor is not None
+        and shape[:1] == (classes,)
+        and tensor.ndim == len(shape)
+        and tuple(tensor.shape[1:]) == shape[1:]
+        and len(tensor) != classes
+    )
 
 
 def _renamed(state: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:

@@ -44,7 +44,7 @@ class Layer(NamedTuple):
 
 
 class Window(NamedTuple):
-    """The samples around a thing: where it starts in the picture, and column and row of each sample from the middle of the thing, in pixels."""
+    """The samples around a thing: where they start in the picture, and how far each is from the middle of the thing, in pixels."""
 
     top: int
     left: int
@@ -86,7 +86,7 @@ def hsv(hue: float, saturation: float, value: float) -> Array:
 def mix(first: Array, second: Array, share: Array) -> Array:
     """From `first` where `share` is 0 to `second` where it is 1; colours (3,) or (S, S, 3), `share` (S, S)."""
     share = share.clip(0, 1)[..., None]
-    return first * (1 - share) + second * share
+    return np.asarray(first * (1 - share) + second * share)
 
 
 def noise(rng: Generator, x: Array, y: Array) -> Array:
@@ -97,7 +97,7 @@ def noise(rng: Generator, x: Array, y: Array) -> Array:
     along, down = along * along * (3 - 2 * along), down * down * (3 - 2 * down)
     upper = lattice[top & 31, left & 31] * (1 - along) + lattice[top & 31, (left + 1) & 31] * along
     lower = lattice[(top + 1) & 31, left & 31] * (1 - along) + lattice[(top + 1) & 31, (left + 1) & 31] * along
-    return upper * (1 - down) + lower * down
+    return np.asarray(upper * (1 - down) + lower * down)
 
 
 def pixels() -> tuple[Array, Array]:
@@ -167,7 +167,7 @@ def polygon(x: Array, y: Array, corners: Sequence[Sequence[float]]) -> Array:
 
 def union(*depths: Array) -> Array:
     """Depth inside any of the parts."""
-    return np.maximum.reduce(depths)
+    return np.asarray(np.maximum.reduce(depths))
 
 
 def fish(rng: Generator, x: Array, y: Array) -> Array:
@@ -221,9 +221,9 @@ def _coat(rng: Generator, x: Array, y: Array) -> Array:
     if pattern == 0:
         marks = np.zeros_like(x)
     elif pattern == 1:
-        marks = (np.abs((x + 0.25 * y * y) / period + phase) % 1.0 - 0.55) * 6
+        marks = (((x + 0.25 * y * y) / period + phase) % 1.0 - 0.55) * 6
     else:
-        marks = (np.abs(noise(rng, x / period + 8, y / period + 8) - 0.2) - 0.4) * 9
+        marks = (noise(rng, x / period + 8, y / period + 8) - 0.6) * 9
     belly = mix(base, 0.5 + 0.5 * base, (y + 0.05) * 1.8)
     return mix(belly, mark, 0.8 * marks.clip(0, 1)) * (1.1 - 0.25 * y.clip(-1, 1))[..., None]
 

@@ -38,7 +38,12 @@ FONT = "DejaVu Sans"  # ships with matplotlib, so that what can be written does 
 DPI = 110
 PERCENTILE = 99.5
 # The outermost tenth of each arm of RdBu is nearly black; without it both ends stay red and blue.
-TABLES = {"diverging": ("RdBu_r", 0.05, 0.95), "inferno": ("inferno", 0.0, 1.0), "cividis": ("cividis", 0.0, 1.0), "grey": ("gray", 0.0, 1.0)}
+TABLES = {
+    "diverging": ("RdBu_r", 0.05, 0.95),
+    "inferno": ("inferno", 0.0, 1.0),
+    "cividis": ("cividis", 0.0, 1.0),
+    "grey": ("gray", 0.0, 1.0),
+}
 OPACITY, RISE = 0.9, 0.7  # of a value at the end of the scale; smaller ones have OPACITY * (value / end) ** RISE
 FADED = 0.6  # the contrast that a photograph keeps under a signed map
 
@@ -68,10 +73,11 @@ def colour_table(name: str) -> Pixels:
         raise UnknownName("colour table", name, TABLES)
     source, low, high = TABLES[name]
     at = np.linspace(low, high, 255) if name == "diverging" else np.linspace(low, high, 256)
-    colours = np.rint(matplotlib.colormaps[source](at)[:, :3] * 255).astype(np.uint8)
+    colours: Pixels = np.rint(matplotlib.colormaps[source](at)[:, :3] * 255).astype(np.uint8)
     if name == "diverging":  # codes 1 ... 255 lie symmetrically around 128; code 0 is not used
         colours = np.concatenate([colours[:1], colours])
         colours[128] = 255
+    colours.flags.writeable = False  # it is shared
     return colours
 
 
@@ -137,13 +143,15 @@ def painted(values: Values, scale: Scale, under: Pixels | None = None) -> Pixels
     if scale.signed:  # from half way up each arm of the table: the tints below it are nearly white, which transparency already says
         grey, share = 255 - FADED * (255 - grey), np.sign(share) * (0.5 + 0.5 * np.abs(share))
     colours = _coloured(share, signed=scale.signed)
-    return np.rint(grey[..., None] + alpha[..., None] * (colours - grey[..., None])).astype(np.uint8)
+    laid: Pixels = np.rint(grey[..., None] + alpha[..., None] * (colours - grey[..., None])).astype(np.uint8)
+    return laid
 
 
 def _coloured(share: NDArray[np.float64], *, signed: bool) -> Pixels:
     """The table's colours for shares of the scale, -1 to 1 or 0 to 1."""
     codes = np.rint(128 + 127 * share if signed else 255 * share).astype(np.uint8)
-    return colour_table("diverging" if signed else "inferno")[codes]
+    colours: Pixels = colour_table("diverging" if signed else "inferno")[codes]
+    return colours
 
 
 # From strings to what a figure can show
@@ -168,13 +176,14 @@ class _Sheet:
     """A figure of `width` x `height` inches, on which everything is placed in inches from its top left corner."""
 
     def __init__(self, width: float, height: float) -> None:
-        self.figure = Picture(figsize=(width, height), dpi=DPI, facecolor="white", layout="none")
+        self.figure = Picture(figsize=(width, height), dpi=DPI, facecolor="white")
+        self.figure.set_layout_engine("none")  # whatever the user's settings say
         FigureCanvasAgg(self.figure)
         self.width, self.height = width, height
 
-    def text(self, x: float, y: float, text: object, *, room: float = 0.0, **how: Any) -> None:  # noqa: ANN401
+    def text(self, x: float, y: float, text: object, *, room: float = 0.0, **how: Any) -> None:
         """Write a line, its middle at height `y`, shortened to `room` inches; nothing in it is read as mathematics or TeX."""
-        how = {"fontsize": 8, "color": "#222222", "va": "center", "family": FONT} | how
+        how = {"fontsize": 8.0, "color": "#222222", "va": "center", "family": FONT, **how}
         line = shown(text, max(8, int(room * 72 / (0.6 * how["fontsize"])))) if room else shown(text)
         self.figure.text(x / self.width, 1 - y / self.height, line, parse_math=False, usetex=False, **how)
 
@@ -196,9 +205,9 @@ class _Sheet:
         ramp = np.linspace(-scale.limit if scale.signed else 0, scale.limit, 256, dtype=np.float32)
         self.picture(box, painted(ramp[::-1, None] if upright else ramp[None], scale))
         beyond = "≥ " if scale.clipped else ""
-        ends = [(1.0, f"{beyond}{scale.limit:.2g}"), (0.5, "0" if scale.signed else f"{scale.limit / 2:.2g}"), (0.0, "0")]
+        ends = [(1.0, f"{beyond}{scale.limit:.3g}"), (0.5, "0" if scale.signed else f"{scale.limit / 2:.3g}"), (0.0, "0")]
         if scale.signed:
-            ends[-1] = (0.0, f"{'≤ ' if scale.clipped else ''}−{scale.limit:.2g}")
+            ends[-1] = (0.0, f"{'≤ ' if scale.clipped else ''}−{scale.limit:.3g}")
         for share, label in ends:
             if upright:
                 inside = {1.0: "top", 0.5: "center", 0.0: "bottom"}[share]
@@ -254,12 +263,13 @@ def compare_figure(
     grid = [[finite(map_) for map_ in column] for column in maps.values()]
     width, height = _panel(bases[0].shape, SIDE * 0.75)
     head, step = 0.35, height + GAP + (0.2 if titles else 0)
-    sheet = _Sheet(2 * EDGE + (1 + len(grid)) * (width + GAP) + (0.6 if per == "row" else 0), head + len(bases) * step + (0.4 if per == "column" else 0))
+    across, below = (0.6, 0.0) if per == "row" else (0.0, 0.4)
+    sheet = _Sheet(2 * EDGE + (1 + len(grid)) * (width + GAP) + across, head + len(bases) * step + below)
     tops = [head + row * step + (0.2 if titles else 0) for row in range(len(bases))]
     for row, title in enumerate(titles):
         sheet.text(EDGE, tops[row] - 0.1, title, room=sheet.width - 2 * EDGE)
-    for column, name in enumerate(("image", *maps)):
-        sheet.text(EDGE + column * (width + GAP) + width / 2, 0.2, name, room=width, ha="center", weight="bold")
+    for place, name in enumerate(("image", *maps)):
+        sheet.text(EDGE + place * (width + GAP) + width / 2, 0.2, name, room=width, ha="center", weight="bold")
     for row, base in enumerate(bases):
         sheet.picture((EDGE, tops[row], width, height), base)
     _compared(sheet, bases, grid, (width, height, per, tops))
@@ -308,12 +318,17 @@ def png(figure: Figure) -> bytes:
 
 
 def save_figure(figure: Figure, path: str | Path) -> Path:
-    """Write the figure as PNG; it appears under its name only once it is complete."""
+    """Write the figure as PNG."""
+    return write_whole(path, png(figure))
+
+
+def write_whole(path: str | Path, content: bytes) -> Path:
+    """Write a file that appears under its name only once it is complete."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{os.getpid()}.{path.name[-200:]}.part")
+    part = path.with_name(f".{os.getpid()}.{path.name[-100:]}.part")
     try:
-        part.write_bytes(png(figure))
+        part.write_bytes(content)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

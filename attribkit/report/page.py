@@ -13,7 +13,6 @@ import base64
 import hashlib
 import io
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,7 +35,7 @@ MAP_BYTES = 8_000_000  # of all maps of a gallery; beyond, the finest ones are a
 
 # Control characters other than white space, the marks that reorder text, and halves of surrogate pairs (from undecodable file names).
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-_PAPER = re.compile(r"arXiv:(\d{4}\.\d{4,5})|https?://[^\s<>&#34;]+[^\s<>&#34;.,;)]")
+_PAPER = re.compile(r"arXiv:(\d{4}\.\d{4,5})|https?://[^\s<>&]*[^\s<>&.,;)]")  # in escaped text
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,17 +63,21 @@ class About:
 
 @dataclass(frozen=True, eq=False)
 class Section:
-    """A part of a page: the template that shows it, what the template is filled with, and a script with the data that it reads."""
+    """A part of a page: the template that shows it, what the template is filled with, and a script with the data that it reads.
+
+    `name` is its id in the page, and each is used once; several sections may share a template and a script.
+    """
 
     name: str
     template: str
     content: Mapping[str, Any]
     script: str = ""
     data: Mapping[str, Any] = field(default_factory=dict)
+    heading: str = ""
 
 
 def write_gallery(path: str | Path, items: Iterable[Item], *, title: str, summary: str = "", about: About | None = None) -> Path:
-    """Write a page that shows maps over their images; `items` may be a generator, each is encoded as it comes."""
+    """Write a page with one gallery, and what it is about."""
     sections = [gallery(items)]
     if about is not None:
         sections.append(Section("about", "about.html", {"about": about}))
@@ -90,57 +93,41 @@ def write_page(path: str | Path, sections: Sequence[Section], *, title: str, sum
     scripts = {section.script: _source(section.script) for section in sections if section.script}
     runs = " ".join(map(_hashed, scripts.values())) or "'none'"
     policy = f"default-src 'none'; img-src data:; style-src {_hashed(style)}; script-src {runs}; base-uri 'none'; form-action 'none'"
-    html = _templates().get_template("page.html").render(
-        title=title,
-        summary=summary,
-        sections=sections,
-        policy=Markup(policy),  # noqa: S704 - made of digests only
-        style=Markup(style),  # noqa: S704 - a file of this package
-        scripts=[Markup(script) for script in scripts.values()],  # noqa: S704 - files of this package
-    )
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{os.getpid()}.{path.name[-200:]}.part")
-    try:
-        part.write_bytes(html.encode("utf-8", "replace"))
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
+    # What is marked as safe is made of digests, or stands in files of this package.
+    parts = {"policy": Markup(policy), "style": Markup(style), "scripts": [Markup(script) for script in scripts.values()]}
+    html = _templates().get_template("page.html").render(title=title, summary=summary, sections=sections, **parts)
+    return figures.write_whole(path, html.encode("utf-8", "replace"))
 
 
-def gallery(items: Iterable[Item]) -> Section:
-    """The section that shows maps over their images."""
-    methods: dict[str, list[_Coded]] = {}
-    regions: dict[str, None] = {}
+def gallery(items: Iterable[Item], *, name: str = "gallery", heading: str = "") -> Section:
+    """The section that shows maps over their images; `items` may be a generator, each is encoded as it comes."""
     cards: list[dict[str, Any]] = []
-    coded: list[dict[str, _Coded]] = []
-    outlined: list[dict[str, str]] = []
+    maps: list[dict[str, _Coded]] = []
+    masks: list[dict[str, str]] = []
     for item in items:
         pixels = _reduced(figures.pixels(item.image))
-        maps = {name: _code(map_, max(pixels.shape)) for name, map_ in item.maps.items()}
-        for name, map_ in maps.items():
-            methods.setdefault(name, []).append(map_)
-        regions |= dict.fromkeys(item.regions)
-        cards.append({"id": item.id, "caption": item.caption, "image": _jpeg(pixels), "height": pixels.shape[0], "width": pixels.shape[1]})
-        coded.append(maps)
-        outlined.append({name: _mask(mask, pixels) for name, mask in item.regions.items()})
-    side = _affordable([map_ for maps in coded for map_ in maps.values()])
+        height, width = pixels.shape[:2]
+        cards.append({"id": item.id, "caption": item.caption, "image": _jpeg(pixels), "height": height, "width": width})
+        maps.append({method: _code(map_, max(height, width)) for method, map_ in item.maps.items()})
+        masks.append({region: _mask(mask, (width, height)) for region, mask in item.regions.items()})
+    methods = {method: [row[method] for row in maps if method in row] for method in dict.fromkeys(name for row in maps for name in row)}
+    regions = list(dict.fromkeys(name for row in masks for name in row))
+    side = _affordable([coded for row in maps for coded in row.values()])
     data = {
-        "tables": {name: base64.b64encode(figures.colour_table(name).tobytes()).decode() for name in figures.TABLES},
+        "tables": {table: base64.b64encode(figures.colour_table(table).tobytes()).decode() for table in figures.TABLES},
         "look": {"rise": figures.RISE, "faded": figures.FADED, "opacity": figures.OPACITY},
-        "methods": [_shared(name, maps) for name, maps in methods.items()],
-        "regions": [visible(name) for name in regions],
+        "methods": [_shared(method, column) for method, column in methods.items()],
+        "regions": [visible(region) for region in regions],
         "items": [
             {
-                "maps": [_smaller(maps[name], side).json() if name in maps else None for name in methods],
-                "regions": [masks.get(name) for name in regions],
+                "maps": [_smaller(row[method], side).json() if method in row else None for method in methods],
+                "regions": [outlines.get(region) for region in regions],
             }
-            for maps, masks in zip(coded, outlined, strict=True)
+            for row, outlines in zip(maps, masks, strict=True)
         ],
     }
-    content = {"cards": cards, "methods": list(methods), "regions": list(regions), "side": side}
-    return Section("gallery", "gallery.html", content, "gallery.js", data)
+    content = {"cards": cards, "methods": list(methods), "regions": regions, "side": side}
+    return Section(name, "gallery.html", content, "gallery.js", data, heading)
 
 
 def visible(text: object) -> str:
@@ -163,7 +150,8 @@ class _Coded(NamedTuple):
     def json(self) -> dict[str, Any]:
         uri = _uri(Image.fromarray(self.codes), "PNG", optimize=True)
         numbers = {"limit": self.scale.limit, "min": self.low, "max": self.high}
-        return {"src": uri, "signed": self.scale.signed, "note": self.note} | {name: float(f"{number:.6g}") for name, number in numbers.items()}
+        rounded = {name: float(f"{number:.6g}") for name, number in numbers.items()}
+        return {"src": uri, "signed": self.scale.signed, "note": self.note, **rounded}
 
 
 def _code(map_: object, side: int) -> _Coded:
@@ -184,7 +172,7 @@ def _smaller(coded: _Coded, side: int) -> _Coded:
     if max(coded.codes.shape) <= side:
         return coded
     codes = coded.codes.astype(np.float32)
-    share = (codes - 128) / 127 if coded.scale.signed else codes / 255
+    share: figures.Values = (codes - 128) / np.float32(127) if coded.scale.signed else codes / np.float32(255)
     return _recode(_averaged(share * np.float32(coded.scale.limit), side), coded.low, coded.high, coded.note)
 
 
@@ -220,17 +208,16 @@ def _reduced(pixels: figures.Pixels) -> figures.Pixels:
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
 
 
-def _mask(mask: object, pixels: figures.Pixels) -> str:
-    inside = figures.finite(mask)[0] > 0.5
-    small = Image.fromarray(inside).resize((pixels.shape[1], pixels.shape[0]), Image.Resampling.NEAREST)
-    return _uri(small, "PNG", optimize=True)
+def _mask(mask: object, size: tuple[int, int]) -> str:
+    inside = Image.fromarray(figures.finite(mask)[0] > 0.5)
+    return _uri(inside.resize(size, Image.Resampling.NEAREST), "PNG", optimize=True)
 
 
 def _jpeg(pixels: figures.Pixels) -> str:
     return _uri(Image.fromarray(pixels), "JPEG", quality=80)
 
 
-def _uri(image: Image.Image, kind: str, **how: Any) -> str:  # noqa: ANN401
+def _uri(image: Image.Image, kind: str, **how: Any) -> str:
     buffer = io.BytesIO()
     image.save(buffer, kind, **how)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
@@ -247,7 +234,8 @@ def _templates() -> jinja2.Environment:
         return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
     loader = jinja2.PackageLoader(__package__ or "attribkit.report")
-    env = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, finalize=written, trim_blocks=True, lstrip_blocks=True)
+    strict = jinja2.StrictUndefined
+    env = jinja2.Environment(loader=loader, autoescape=True, undefined=strict, finalize=written, trim_blocks=True, lstrip_blocks=True)
     env.filters["linked"] = linked
     env.policies["json.dumps_function"] = json.dumps
     env.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
@@ -261,7 +249,7 @@ def linked(text: str) -> Markup:
         address = f"https://arxiv.org/abs/{found[1]}" if found[1] else found[0]
         return f'<a href="{address}" rel="noreferrer">{found[0]}</a>'
 
-    return Markup(_PAPER.sub(link, str(escape(visible(text)))))  # noqa: S704 - escaped before
+    return Markup(_PAPER.sub(link, str(escape(visible(text)))))
 
 
 @lru_cache

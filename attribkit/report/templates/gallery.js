@@ -1,8 +1,10 @@
 "use strict";
-(() => {
-  const byId = (id) => document.getElementById(id);
-  const data = JSON.parse(byId("gallery-data").textContent);
-  const root = byId("gallery"), bar = byId("gallery-bar"), grid = byId("gallery-cards"), large = byId("gallery-large");
+{
+const galleries = [];
+const start = (root) => {
+  const part = (name) => root.querySelector(`.${name}`);
+  const data = JSON.parse(document.getElementById(`${root.dataset.section}-data`).textContent);
+  const bar = part("bar"), grid = part("cards"), large = part("large");
   const tables = {};
   for (const [name, code] of Object.entries(data.tables)) tables[name] = Uint8Array.from(atob(code), (c) => c.charCodeAt(0));
   const inks = ["#ffd400", "#00e5ff", "#ff7bd5", "#8cff66", "#ffffff", "#ff9e3d"];
@@ -14,6 +16,8 @@
     if (text !== undefined) made.textContent = text;
     return made;
   };
+  // As even rows as `most` panels a row allow.
+  const across = (count, most) => Math.ceil(count / Math.ceil(count / most));
   const number = (value) => String(Number(value.toPrecision(3))).replace("-", "−");
 
   // From the stored pictures to numbers
@@ -53,11 +57,11 @@
   // Bilinear, pixel centres at half integers: as the maps are resized everywhere else.
   const resized = (map, width, height, gain) => {
     const { codes, width: w, height: h } = map.grid, zero = map.signed ? 128 : 0, unit = gain / (map.signed ? 127 : 255);
-    const across = steps(w, width), down = steps(h, height), values = new Float32Array(width * height);
+    const along = steps(w, width), down = steps(h, height), values = new Float32Array(width * height);
     for (let y = 0, i = 0; y < height; y++) {
       const upper = down.at[y] * w, lower = down.next[y] * w, v = down.share[y];
       for (let x = 0; x < width; x++, i++) {
-        const a = across.at[x], b = across.next[x], u = across.share[x];
+        const a = along.at[x], b = along.next[x], u = along.share[x];
         const high = codes[upper + a] * (1 - u) + codes[upper + b] * u, low = codes[lower + a] * (1 - u) + codes[lower + b] * u;
         values[i] = (high * (1 - v) + low * v - zero) * unit;
       }
@@ -176,14 +180,14 @@
     if (!card.photo.complete) await card.photo.decode();
     if (state.view === "image") canvas.getContext("2d").drawImage(card.photo, 0, 0, canvas.width, canvas.height);
     else paint(canvas, card.photo, map, method);
-    range.textContent = map.signed ? `${number(map.min)} … ${number(map.max)}` : `0 … ${number(map.max)}`;
+    range.textContent = `${number(map.min)} … ${number(map.max)}`;
     range.title = `smallest ${number(map.min)}, largest ${number(map.max)}; colours end at ${number(limitOf(map, method))}`;
     if (!canvas.dataset.drawn) root.dataset.drawn = Number(root.dataset.drawn ?? 0) + 1;
     canvas.dataset.drawn = `${state.view} ${tableOf(method)}`;
   };
   const trouble = (reason) => {
-    byId("gallery-trouble").hidden = false;
-    byId("gallery-trouble").textContent = reason;
+    part("trouble").hidden = false;
+    part("trouble").textContent = reason;
   };
   const show = (card) => {
     if (!card.panels.length) {
@@ -204,25 +208,25 @@
     requestAnimationFrame(() => {
       waiting = false;
       for (const card of cards) if (card.near) show(card);
-      if (large.open) for (const box of byId("large-panels").children) draw(cards[current], box);
+      if (large.open) for (const box of part("large-panels").children) draw(cards[current], box);
       legend();
     });
   };
   const legend = () => {
     const method = state.method === "all" ? 0 : state.method, one = state.method !== "all";
     if (!data.methods.length) return;
-    const name = tableOf(method), signed = name === "diverging", out = byId("legend-bar").getContext("2d"), ramp = out.createImageData(256, 1);
+    const name = tableOf(method), signed = name === "diverging", out = part("legend-bar").getContext("2d"), ramp = out.createImageData(256, 1);
     for (let i = 0; i < 256; i++) {
       const c = 3 * (signed ? Math.max(1, i) : i);
       ramp.data.set([tables[name][c], tables[name][c + 1], tables[name][c + 2], 255], 4 * i);
     }
     out.putImageData(ramp, 0, 0);
-    const end = one && state.shared ? ` ${number(data.methods[method].limit)}` : "";
-    byId("legend-low").textContent = signed ? `against${end && ` −${end.trim()}`}` : "0";
-    byId("legend-high").textContent = `for the target${end}`;
+    const end = one && state.shared ? number(data.methods[method].limit) : "";
+    part("legend-low").textContent = signed ? `against the target${end && ` −${end}`}` : "0";
+    part("legend-high").textContent = `${end && `${end} `}for the target`;
     const own = "each map's colours end at its own 99.5th percentile", shared = `one scale for all maps of ${one ? "this" : "a"} method`;
     const mixed = !one && state.table === "auto" && data.methods.some((m) => m.signed) && data.methods.some((m) => !m.signed);
-    byId("legend-note").textContent = (state.shared ? shared : own) + (mixed ? "; red and blue where a method has both signs, else inferno" : "");
+    part("legend-note").textContent = (state.shared ? shared : own) + (mixed ? "; red and blue where a method has both signs, else inferno" : "");
   };
 
   // Controls
@@ -237,6 +241,7 @@
 
   const rebuild = () => {
     grid.classList.toggle("all", state.method === "all");
+    grid.style.setProperty("--across", across(data.methods.length + 1, 8));
     for (const card of cards) card.panels = [];
   };
   const changed = () => {
@@ -258,16 +263,17 @@
       card.node.hidden = !card.text.includes(wanted);
       count += !card.node.hidden;
     }
-    byId("gallery-count").textContent = count === cards.length ? `${count} image${count === 1 ? "" : "s"}` : `${count} of ${cards.length} images`;
+    part("count").textContent = count === cards.length ? `${count} image${count === 1 ? "" : "s"}` : `${count} of ${cards.length} images`;
   };
 
   let current = -1;
   const enlarge = () => {
     const card = cards[current];
-    byId("large-caption").textContent = card.node.querySelector(".caption").textContent;
-    byId("large-id").textContent = card.node.querySelector(".id").textContent;
-    byId("large-panels").replaceChildren(...[null, ...data.methods.keys()].map((method) => panelOf(card, method, null)));
-    for (const box of byId("large-panels").children) draw(card, box).catch((error) => trouble(`A map could not be drawn: ${error.message}`));
+    part("large-caption").textContent = card.node.querySelector(".caption").textContent;
+    part("large-id").textContent = card.node.querySelector(".id").textContent;
+    part("large-panels").replaceChildren(...[null, ...data.methods.keys()].map((method) => panelOf(card, method, null)));
+    for (const box of part("large-panels").children) draw(card, box).catch((error) => trouble(`A map could not be drawn: ${error.message}`));
+    part("large-panels").style.setProperty("--across", across(data.methods.length + 1, 4));
     if (!large.open) large.showModal();
     large.dataset.index = current;
   };
@@ -284,22 +290,17 @@
     control.value = choices[(choices.indexOf(control.value) + 1) % choices.length];
     changed();
   };
-  document.addEventListener("keydown", (event) => {
-    if (event.altKey || event.ctrlKey || event.metaKey || event.target.closest("input, select, textarea")) return;
-    const keys = {
-      ArrowLeft: () => move(-1), ArrowRight: () => move(1), m: () => data.methods.length && next(bar.elements.method), v: () => next(bar.elements.view),
-    };
-    if (!keys[event.key]) return;
-    event.preventDefault();
-    keys[event.key]();
-  });
+  const keys = {
+    ArrowLeft: () => move(-1), ArrowRight: () => move(1), m: () => data.methods.length && next(bar.elements.method), v: () => next(bar.elements.view),
+  };
+  galleries.push({ root, large, keys });
   for (const card of cards) {
     card.button.addEventListener("focus", () => { current = card.index; });
     card.button.addEventListener("click", () => { current = card.index; enlarge(); });
     watcher.observe(card.node);
   }
-  byId("large-back").addEventListener("click", () => move(-1));
-  byId("large-on").addEventListener("click", () => move(1));
+  part("large-back").addEventListener("click", () => move(-1));
+  part("large-on").addEventListener("click", () => move(1));
   large.addEventListener("click", (event) => { if (event.target === large) large.close(); });
   large.addEventListener("close", () => cards[current]?.button.focus());
   bar.addEventListener("submit", (event) => event.preventDefault());
@@ -322,9 +323,9 @@
   data.regions.forEach((name, index) => {
     const key = element("span", "key");
     key.style.borderColor = inks[index % inks.length];
-    byId("legend-regions").append(key, name);
+    part("legend-regions").append(key, name);
   });
-  bar.hidden = byId("gallery-hint").hidden = cards.length === 0;
+  bar.hidden = part("hint").hidden = cards.length === 0;
   found();
   if (probe()) {
     changed();
@@ -333,4 +334,20 @@
     watcher.disconnect();
     trouble("This browser does not let pages read their own canvases (a protection against fingerprinting), so only the images can be shown.");
   }
-})();
+};
+
+for (const root of document.querySelectorAll(".gallery")) start(root);
+
+// Keys go to the gallery that is enlarged, or else in the middle of the window.
+const inMiddle = ({ root }) => {
+  const { top, bottom } = root.getBoundingClientRect();
+  return top < innerHeight / 2 && bottom > innerHeight / 2;
+};
+document.addEventListener("keydown", (event) => {
+  if (event.altKey || event.ctrlKey || event.metaKey || event.target.closest("input, select, textarea")) return;
+  const gallery = galleries.find(({ large }) => large.open) ?? galleries.find(inMiddle) ?? galleries[0];
+  if (!Object.hasOwn(gallery?.keys ?? {}, event.key)) return;
+  event.preventDefault();
+  gallery.keys[event.key]();
+});
+}

@@ -1,0 +1,82 @@
+"""The embedded default: drawn scenes with a shortcut of known strength, for any model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..batch import Batch, Targets
+from ..errors import BadInput
+from .base import PROBLEMS
+from .scenes import Scenes, Shortcut, check, draw
+
+if TYPE_CHECKING:
+    from ..model.adapter import VisionModel
+
+
+@dataclasses.dataclass(frozen=True)
+class Planted:
+    """`count` scenes whose `shortcut` agrees with the creature in `strength` % of them (see `scenes`).
+
+    Regions "object", "background" and "tag" are disjoint and sum to 1; groups "object", "background" and "tag" are labels 0 and 1,
+    which agree where the shortcut holds; the target is the creature's class, whatever the model predicts. A model of another input
+    size gets the scenes resized.
+    """
+
+    name: ClassVar[str] = "planted"
+
+    model: VisionModel
+    count: int = 256
+    strength: int = 50
+    seed: int = 0
+    shortcut: Shortcut = dataclasses.field(default="background", kw_only=True)
+    batch_size: int = dataclasses.field(default=64, kw_only=True)
+
+    def __post_init__(self) -> None:
+        check(self.strength, self.seed, self.shortcut)
+        for setting in ("count", "batch_size"):
+            value = getattr(self, setting)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise BadInput(f"Planted({setting}=...): got {value!r}, allowed: an int of at least 1")
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[tuple[VisionModel, Batch]]:
+        for start in range(0, self.count, self.batch_size):
+            indices = range(start, min(start + self.batch_size, self.count))
+            yield self.model, self._batch(indices, self.scenes(indices))
+
+    def scenes(self, indices: range | None = None) -> Scenes:
+        """The scenes as they are drawn, pixels in [0, 1]: all of them, or those with these indices."""
+        return draw(range(self.count) if indices is None else indices, strength=self.strength, seed=self.seed, shortcut=self.shortcut)
+
+    def _batch(self, indices: range, scenes: Scenes) -> Batch:
+        device, size = self.model.device, tuple(self.model.size)
+        prefix = f"planted-{'t' if self.shortcut == 'tag' else 's'}{self.strength}-seed{self.seed}"
+        return Batch(
+            _normalised(_resized(scenes.images, size, "bilinear"), self.model).to(device),
+            Targets(scenes.kinds.to(device)),
+            tuple(f"{prefix}-{index:05d}" for index in indices),
+            {name: _resized(mask.unsqueeze(1), size, "area").squeeze(1).to(device) for name, mask in scenes.regions.items()},
+            {name: labels.to(device) for name, labels in scenes.groups.items()},
+        )
+
+
+def _normalised(images: Tensor, model: VisionModel) -> Tensor:
+    return (images - torch.tensor(model.mean).view(3, 1, 1)) / torch.tensor(model.std).view(3, 1, 1)
+
+
+def _resized(images: Tensor, size: tuple[int, ...], mode: str) -> Tensor:
+    """Images (N, C, S, S) at `size`; "area" keeps masks that sum to 1 summing to 1."""
+    if tuple(images.shape[-2:]) == size:
+        return images
+    return F.interpolate(images, size=size, mode=mode, antialias=mode == "bilinear")
+
+
+PROBLEMS.add(Planted.name, Planted)

@@ -1,0 +1,361 @@
+"""The shape of the code: which room may import which, where each kind of line lives, and how large things may get."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "attribkit"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+NAMES = {path: path.relative_to(PACKAGE).as_posix() for path in MODULES}
+
+# Rooms from the ground up; what stands in one line may not import one another.
+LAYERS = [
+    "errors",
+    "registry",
+    "batch maps images",
+    "attribution scores",
+    "model",
+    "removals",
+    "methods metrics problems",
+    "explain",
+    "store",
+    "diagnosis",
+    "report",
+    "evaluate",
+    "__init__",
+    "cli",
+]
+RANK = {room: place for place, line in enumerate(LAYERS) for room in line.split()}
+
+# A result opens its own picture (`maps.show()`), and does so only when it is asked to.
+UPWARDS = {("attribution.py", "show", "report.figures")}
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    """The module as a tree, without what only a type checker reads."""
+    parsed = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(parsed):
+        for name, body in ast.iter_fields(node):
+            if isinstance(body, list):
+                setattr(node, name, [each for each in body if not _for_type_checkers(each)] or [ast.Pass()] * bool(body))
+    return parsed
+
+
+def _for_type_checkers(node: object) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+@cache
+def code(path: Path) -> str:
+    """The module's statements alone: no comments, no docstrings, one form of quotes."""
+    parsed = ast.parse(ast.unparse(tree(path)))
+    for node in ast.walk(parsed):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(parsed)
+
+
+def room(name: str) -> str:
+    return name.partition("/")[0].removesuffix(".py")
+
+
+def imports(path: Path) -> Iterator[tuple[str, str]]:
+    """Each module of the package that `path` imports, dotted from the package's root ("" is the root), and the function it does it in."""
+    here = NAMES[path].removesuffix(".py").split("/")
+    within = {id(inner): outer.name for outer in ast.walk(tree(path)) if isinstance(outer, ast.FunctionDef) for inner in ast.walk(outer)}
+    for node in ast.walk(tree(path)):
+        function = within.get(id(node), "")
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = [*here[: len(here) - node.level], *(node.module.split(".") if node.module else [])]
+            for alias in node.names:
+                yield ".".join([*base, alias.name] if _is_module([*base, alias.name]) else base), function
+        elif isinstance(node, ast.ImportFrom | ast.Import):
+            named = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            yield from (("", function) for name in named if name is not None and name.split(".")[0] == "attribkit")
+
+
+def _is_module(parts: list[str]) -> bool:
+    return PACKAGE.joinpath(*parts).is_dir() or PACKAGE.joinpath(*parts).with_suffix(".py").is_file()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=NAMES.get)
+def test_imports_only_point_down(path: Path) -> None:
+    mine = room(NAMES[path])
+    assert mine in RANK, f"{NAMES[path]} is in no room of LAYERS"
+    wrong = []
+    for target, function in imports(path):
+        theirs = target.partition(".")[0] or "__init__"
+        if theirs != mine and not RANK[theirs] < RANK[mine] and (NAMES[path], function, target) not in UPWARDS:
+            wrong.append(f"{NAMES[path]} imports {target or 'attribkit'} {function and f'in {function}()'}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_only_import_upwards_is_still_there() -> None:
+    """An exception that nobody uses any more would let something else through."""
+    for name, function, target in UPWARDS:
+        assert (target, function) in imports(PACKAGE / name)
+
+
+def test_no_module_is_part_of_an_import_cycle() -> None:
+    def file(target: str) -> Path:
+        place = PACKAGE.joinpath(*filter(None, target.split(".")))
+        return place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+
+    graph = {path: {file(target) for target, function in imports(path) if not function} - {path} for path in MODULES}
+    while free := [path for path, others in graph.items() if not others & set(graph)]:
+        for path in free:
+            del graph[path]
+    assert not graph, f"these import one another in a circle, or are imported by such: {sorted(NAMES[path] for path in graph)}"
+
+
+@pytest.mark.parametrize("folder", sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py")))
+def test_a_method_is_there_because_its_file_is_imported(folder: str) -> None:
+    """A folder whose files enter classes in a table imports every one of them: registration is that line."""
+    entering = [
+        path for path in (PACKAGE / folder).glob("*.py") if re.search(r"\(Method\)|\(Metric\)|\(Removal\)|PROBLEMS\.add", code(path))
+    ]
+    imported = {target for target, _ in imports(PACKAGE / folder / "__init__.py")}
+    if folder == "methods":
+        assert len(entering) >= 4, "the search for method files finds none"
+    assert [path.name for path in entering if f"{folder}.{path.stem}" not in imported] == []
+
+
+# What a line does -> a pattern, and where it may stand: files or folders, each for a reason.
+ROOMS: dict[str, tuple[str, dict[str, str]]] = {
+    "registers a hook": (r"register_\w*hook", {"model/taps.py": "its room"}),
+    "sets evaluation or training mode": (
+        r"\.eval\(|\.train\(|\.training = ",
+        {
+            "model/adapter.py": "its room",
+            "model/zoo.py": "a model is loaded in evaluation mode",
+            "model/planted.py": "a model is loaded in evaluation mode",
+        },
+    ),
+    "sets requires_grad": (
+        r"requires_grad_\(|\.requires_grad = ",
+        {
+            "model/adapter.py": "its room",
+            "model/taps.py": "on the leaf it made, not on a weight",
+            "model/families.py": "on the probe it made, not on a weight",
+        },
+    ),
+    "switches gradients": (
+        r"no_grad|enable_grad|set_grad_enabled|inference_mode",
+        {"model/adapter.py": "its room", "model/families.py": "looks for live gradients"},
+    ),
+    "differentiates": (r"autograd\.grad", {"model/adapter.py": "its room", "model/families.py": "looks for live gradients"}),
+    "adds to .grad": (r"\.backward\(", {}),
+    "draws": (r"\bmatplotlib\b", {"report/figures.py": "its room"}),
+    "draws on a global canvas": (r"pyplot|pylab", {}),
+    "prints, exits, parses arguments": (
+        r"\bprint\(|click|sys\.exit|\bexit\(|argparse|sys\.argv|sys\.std|\btqdm\b",
+        {"cli.py": "its room"},
+    ),
+    "reads a PyTorch file": (r"(?<!safetensors\.)torch\.load\b|torch\.serialization", {"model/weights.py": "its room"}),
+    "runs what a file or a text says": (
+        r"\b(pickle|cPickle|cloudpickle|dill|joblib|shelve|marshal|yaml)\b|allow_pickle|torch\.hub|(?<![.\w])(eval|exec|compile|__import__)\(",
+        {},
+    ),
+    "asks the network": (r"\b(socket|urllib|requests|httpx)\.\w|huggingface_hub", {"model/sources.py": "downloads weights"}),
+    "resizes": (
+        r"\binterpolate\(|grid_sample|F\.upsample",
+        {"maps.py": "its room", "problems/planted.py": "scenes, as pixels and masks, for a model of another size"},
+    ),
+    "asks what family a model is of": (
+        r"'(torchvision|timm|transformers)\.models\.",
+        {"model/families.py": "its room"},
+    ),
+    "moves to the host": (
+        r"\.item\(|\.cpu\(|\.numpy\(|\.tolist\(|\.to\('cpu'",
+        {
+            "report/figures.py": "pictures are made on the host",
+            "report/album.py": "pictures and rows of a table are made on the host",
+            "attribution.py": "saves, and names the classes",
+            "methods/integrated_gradients.py": "NumPy's table of Gauss-Legendre nodes, which was never on a device",
+        },
+    ),
+    "writes a file": (
+        r"\.write_(bytes|text)\(|\.mkdir\(|\.unlink\(|\.rename\(|\.replace\(path\)|\.open\('[wax]|\bopen\(.*'[wax]",
+        {
+            "attribution.py": "saves itself",
+            "cli.py": "makes the folder of --out",
+            "report/figures.py": "pictures and pages",
+            "report/album.py": "a folder of them",
+        },
+    ),
+    "draws from or seeds the global generators": (
+        r"torch\.manual_seed|torch\.seed\(|random\.seed|np\.random\.(?!Generator|default_rng|SeedSequence|PCG64|Philox)\w+|\brandom\.\w+\(",
+        {},
+    ),
+    "catches everything": (
+        r"except Exception|except BaseException|except:",
+        {
+            "model/weights.py": "damaged files raise a dozen types",
+            "images.py": "damaged files raise half a dozen types",
+        },
+    ),
+    "imports OpenCV, whose two wheels break one another": (r"\bcv2\b", {}),
+}
+
+
+@pytest.mark.parametrize("what", ROOMS)
+def test_each_kind_of_line_lives_in_its_room(what: str) -> None:
+    pattern, allowed = ROOMS[what]
+    elsewhere = [path for path in MODULES if NAMES[path] not in allowed]
+    strays = [f"{NAMES[path]}: {line.strip()}" for path in elsewhere for line in code(path).splitlines() if re.search(pattern, line)]
+    assert not strays, f"a line that {what} belongs in {', '.join(allowed) or 'no file'}; found {strays}"
+
+
+@pytest.mark.parametrize("what", ROOMS)
+def test_a_room_that_is_allowed_a_line_has_one(what: str) -> None:
+    """An allowance that is no longer needed is taken away, and a pattern that matches nothing guards nothing."""
+    pattern, allowed = ROOMS[what]
+    unused = [name for name in allowed if not re.search(pattern, code(PACKAGE / name))]
+    assert not unused, f"{unused} hold no line that {what} any more"
+
+
+def test_weights_are_read_without_running_anything() -> None:
+    calls = [
+        ast.unparse(node)
+        for path in MODULES
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load"
+    ]
+    assert calls
+    assert all("weights_only=True" in call for call in calls), calls
+
+
+def test_nothing_remote_is_trusted() -> None:
+    for path in MODULES:
+        assert not re.search(r"trust_remote_code=(?!False)|use_safetensors=(?!True)|weights_only=(?!True)", code(path)), NAMES[path]
+
+
+# Budgets ---------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", MODULES, ids=NAMES.get)
+def test_a_file_has_at_most_400_lines(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+
+
+@pytest.mark.parametrize("path", MODULES, ids=NAMES.get)
+def test_a_function_has_at_most_40_lines(path: Path) -> None:
+    long = {}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+            lines = 0 if not body or node.end_lineno is None else node.end_lineno - body[0].lineno + 1
+            if lines > 40:
+                long[node.name] = lines
+    assert not long
+
+
+def _docstring_lines(path: Path) -> list[str]:
+    described = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    texts = [ast.get_docstring(node) or "" for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, described)]
+    return [line.strip() for text in texts for line in text.splitlines() if line.strip()]
+
+
+def test_at_least_55_percent_of_the_lines_are_code() -> None:
+    """Code lines as a reader meets them: what is neither blank, comment nor docstring."""
+    total = written = 0
+    for path in MODULES:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        comments = sum(line.strip().startswith("#") for line in lines)
+        written += sum(bool(line.strip()) for line in lines) - comments - len(_docstring_lines(path))
+        total += len(lines)
+    assert written / total >= 0.55, f"{written} of {total}"
+
+
+def test_at_most_10_percent_of_docstring_lines_repeat_another() -> None:
+    """A contract is written once, on the base."""
+    lines = [line for path in MODULES for line in _docstring_lines(path)]
+    repeated = [line for line, times in Counter(lines).items() for _ in range(times - 1)]
+    assert len(repeated) <= 0.1 * len(lines), Counter(repeated).most_common(5)
+
+
+# What must not be found ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", MODULES, ids=NAMES.get)
+def test_nothing_is_left_to_be_done(path: Path) -> None:
+    words = re.compile("|".join(("TO" + "DO", "FIX" + "ME", "XX" + "X", "HA" + "CK")) + r"|raise NotImplementedError")
+    assert not words.search(path.read_text(encoding="utf-8"))
+
+
+def _own_files() -> list[Path]:
+    """Every file of the project that is text: what git keeps, or all of the known folders where there is no git."""
+    git = shutil.which("git")
+    if git and (ROOT / ".git").exists():
+        command = [git, "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+        listed = subprocess.run(command, capture_output=True, check=False)
+        if listed.returncode == 0:
+            named = [ROOT / name for name in listed.stdout.decode().split("\0") if name]
+            return [path for path in named if path.is_file() and path.suffix not in (".safetensors", ".png", ".jpg")]
+    folders = [PACKAGE, *(ROOT / name for name in ("tests", "benchmarks", ".ci"))]
+    found = [path for folder in folders for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    return [
+        path for path in [*found, *ROOT.glob("*.md"), *ROOT.glob("*.toml")] if path.suffix not in (".safetensors", ".png", ".jpg", ".pyc")
+    ]
+
+
+def test_no_file_names_a_place_on_somebodys_machine() -> None:
+    place = re.compile(r"(?<![\w.:<%/}-])/(?:work|root|opt|home|Users)/\w")
+    files = _own_files()
+    assert PACKAGE / "errors.py" in files
+    wrong = [
+        f"{path.relative_to(ROOT)}: {line.strip()[:100]}"
+        for path in files
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if place.search(line)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+# The tests themselves --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: path.relative_to(ROOT / "tests").as_posix())
+def test_an_expected_error_is_told_apart_by_its_message(path: Path) -> None:
+    calls = [node for node in ast.walk(tree(path)) if isinstance(node, ast.Call) and ast.unparse(node.func) in ("pytest.raises", "raises")]
+    bare = [f"line {call.lineno}: {ast.unparse(call)}" for call in calls if not any(keyword.arg == "match" for keyword in call.keywords)]
+    assert not bare, "pytest.raises without match=: " + "; ".join(bare)
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: path.relative_to(ROOT / "tests").as_posix())
+def test_no_comparison_is_thrown_away(path: Path) -> None:
+    """`np.allclose(a, b)` alone on a line checks nothing; neither does a comparison."""
+    dropped = [
+        f"line {node.lineno}: {ast.unparse(node)}"
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Expr)
+        and (
+            isinstance(node.value, ast.Compare)
+            or (
+                isinstance(node.value, ast.Call)
+                and ast.unparse(node.value.func).split(".")[-1] in ("allclose", "array_equal", "equal", "isclose")
+            )
+        )
+    ]
+    assert not dropped
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: path.relative_to(ROOT / "tests").as_posix())
+def test_no_test_is_written_twice_under_one_name(path: Path) -> None:
+    """The second would silently replace the first."""
+    for scope in ast.walk(tree(path)):
+        if isinstance(scope, ast.Module | ast.ClassDef):
+            names = Counter(node.name for node in scope.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test"))
+            assert [name for name, times in names.items() if times > 1] == []
