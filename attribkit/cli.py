@@ -138,6 +138,7 @@ def explain(images: tuple[str, ...], method_names: tuple[str, ...], limit: int |
 
 def _explained(album: Album, paths: list[Path], asked: dict[str, Any], *, as_json: bool) -> int:
     from .explain import stream_images
+    from .report.album import write_album
 
     model, broken = album.model, list[BrokenImage]()
     target = None if asked["target"] is None else model.target(asked["target"])
@@ -145,7 +146,7 @@ def _explained(album: Album, paths: list[Path], asked: dict[str, Any], *, as_jso
     section = album.section(_with_progress(batches, len(paths), broken))
     names = ", ".join(method.brief() for method in album.methods)
     summary = f"{len(album.rows)} images explained by {names}."
-    page = album.write([section], title=f"What {model.name} looked at", summary=summary, broken=broken)
+    page = write_album(album.out, [(album, section)], title=f"What {model.name} looked at", summary=summary, broken=broken)
     if as_json:
         failures = [{"id": error.path, "stage": "read", "reason": error.reason} for error in broken]
         done = {

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import math
+import sys
 import types
 import typing
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -61,7 +64,8 @@ class Settings:
     """Base of everything that is a frozen dataclass of plain values with a name in a table.
 
     A class is abstract (no `name`) or final (a `name`): a final one is entered in its table and cannot be extended, since what
-    varies is wrapped instead. Values are checked against the annotations when an object is made.
+    varies is wrapped instead. Values are checked against the annotations when an object is made, and kept as plain ones (a NumPy
+    number becomes a number), so that what is equal prints the same.
     """
 
     name: ClassVar[str]
@@ -79,13 +83,17 @@ class Settings:
         for field, hint in _hints(type(self)).items():
             wrong = _wrong(getattr(self, field), hint)
             if wrong:
-                raise BadInput(f"{type(self).__name__}({field}=...): got {getattr(self, field)!r}, allowed: {wrong}")
+                raise BadInput(f"{type(self).__name__}({field}=...): got {short(repr(getattr(self, field)))}, allowed: {wrong}")
+            object.__setattr__(self, field, _plain(getattr(self, field), hint))
 
     def brief(self) -> str:
         """As `repr`, with only the settings that differ from their defaults: for people to read."""
-        changed = [field.name for field in dataclasses.fields(self) if getattr(self, field.name) != field.default]  # type: ignore[arg-type]
-        inside = ((name, getattr(self, name)) for name in changed)
-        return f"{type(self).__name__}({', '.join(f'{name}={value.brief() if isinstance(value, Settings) else repr(value)}' for name, value in inside)})"
+        shown = []
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if value != field.default:
+                shown.append(f"{field.name}={value.brief() if isinstance(value, Settings) else repr(value)}")
+        return f"{type(self).__name__}({', '.join(shown)})"
 
 
 def _hints(cls: type) -> dict[str, Any]:
@@ -100,7 +108,7 @@ def _wrong(value: object, hint: Any) -> str:
         low = next((extra.low for extra in args[1:] if isinstance(extra, AtLeast)), None)
         wrong = _wrong(value, args[0])
         too_low = not wrong and low is not None and value is not None and not value >= low  # type: ignore[operator]
-        return f"{wrong or _words(args[0])} of at least {low:g}" if (wrong or too_low) and low is not None else wrong
+        return f"{wrong or _wrong(object(), args[0])} of at least {low:g}" if (wrong or too_low) and low is not None else wrong
     if origin is typing.Literal:
         return "" if value in args else " or ".join(repr(arg) for arg in args)
     if origin in (typing.Union, types.UnionType):
@@ -112,11 +120,29 @@ def _wrong(value: object, hint: Any) -> str:
     return "" if _is(value, hint) else _words(hint)
 
 
+def _plain(value: Any, hint: Any) -> Any:
+    """An allowed value as the plain type that its annotation means, which prints as it is read."""
+    if isinstance(value, tuple):
+        return tuple(_plain(item, hint) for item in value)
+    if isinstance(value, str):
+        return str.__str__(value)  # not str(value), which an enumeration answers with its name
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    return float(value) if isinstance(value, float) or not _means(int, hint) else int(value)
+
+
+def _means(kind: type, hint: Any) -> bool:
+    """Whether `kind` is among the types of an annotation."""
+    args = typing.get_args(hint)[:1] if typing.get_origin(hint) is typing.Annotated else typing.get_args(hint)
+    return hint is kind or any(_means(kind, arg) or type(arg) is kind for arg in args)
+
+
 def _is(value: object, kind: Any) -> bool:
     if kind is None or kind is types.NoneType:
         return value is None
     if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return number and (abs(value) <= sys.float_info.max or value in (math.inf, -math.inf))  # no NaN, no int beyond all floats
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, kind)
@@ -127,6 +153,9 @@ def _words(kind: Any) -> str:
     return names.get(kind) or f"a {getattr(kind, '__name__', kind)}"
 
 
+LONGEST = 2000  # characters of a setting's text; nobody writes more by hand, and what a parser does with more is its own affair
+
+
 def read(text: str, *tables: Table[Any]) -> Any:
     """The object that `text` describes: a name of `tables[0]` ("grad_cam") or a call as `repr` prints it ("Smooth(GradCAM())").
 
@@ -135,37 +164,58 @@ def read(text: str, *tables: Table[Any]) -> Any:
     kind, text = tables[0].kind, text.strip()
     if text.replace("_", "").isalnum() and not text[:1].isdigit() and text in tables[0]:
         return _made(tables[0][text], {}, text)
-    try:
-        tree = ast.parse(text, mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise BadInput(f"cannot read the {kind} {text!r}; allowed: a name, or a call such as Name(setting=1)") from None
+    tree = _parsed(text, kind)
     if isinstance(tree, ast.Name):
         tree = ast.Call(func=tree, args=[], keywords=[])
     if not isinstance(tree, ast.Call):
-        raise UnknownName(kind, text, tables[0])
+        raise UnknownName(kind, short(text), tables[0])
     made = _value(tree, text, tables)
     if not isinstance(made, tuple(tables[0].values())):
         raise UnknownName(kind, type(made).__name__, tables[0])
     return made
 
 
+def short(text: str, room: int = 80) -> str:
+    """`text`, cut in the middle where it has more than `room` characters: for messages."""
+    return text if len(text) <= room else f"{text[: room // 2 - 2]} ... {text[len(text) - room // 2 + 3 :]}"
+
+
+def _parsed(text: str, kind: str) -> ast.expr:
+    if len(text) > LONGEST:
+        raise BadInput(f"cannot read the {kind} {short(text)!r}; allowed: at most {LONGEST} characters, got {len(text)}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd escapes and digits, which say nothing to the person who typed this
+            return ast.parse(text, mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise BadInput(f"cannot read the {kind} {short(text)!r}; allowed: a name, or a call such as Name(setting=1)") from None
+
+
 def _value(node: ast.expr, text: str, tables: tuple[Table[Any], ...]) -> Any:
     if isinstance(node, ast.Call):
-        if not isinstance(node.func, ast.Name) or any(keyword.arg is None for keyword in node.keywords):
-            raise BadInput(f"cannot read {text!r}; allowed: a call such as Name(setting=1)")
-        cls = _find(node.func.id, tables)
-        names = [field.name for field in dataclasses.fields(cls)]
-        if len(node.args) > len(names):
-            raise BadInput(f"{cls.__name__} takes at most {len(names)} settings, got {len(node.args)} in {text!r}")
-        settings = dict(zip(names, (_value(arg, text, tables) for arg in node.args), strict=False))
-        settings |= {str(keyword.arg): _value(keyword.value, text, tables) for keyword in node.keywords}
-        return _made(cls, settings, text)
+        return _called(node, text, tables)
     if isinstance(node, ast.Tuple | ast.List):
         return tuple(_value(item, text, tables) for item in node.elts)
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError, RecursionError):
-        raise BadInput(f"cannot read {ast.unparse(node)!r} in {text!r}; allowed: numbers, strings, tuples, None, True, False") from None
+        part = ast.get_source_segment(text, node) or text
+        raise BadInput(f"cannot read {short(part)!r} in {short(text)!r}; allowed: numbers, strings, tuples, None, True, False") from None
+
+
+def _called(node: ast.Call, text: str, tables: tuple[Table[Any], ...]) -> Any:
+    if not isinstance(node.func, ast.Name) or any(keyword.arg is None for keyword in node.keywords):
+        raise BadInput(f"cannot read {short(text)!r}; allowed: a call such as Name(setting=1)")
+    cls = _find(node.func.id, tables)
+    names = [field.name for field in dataclasses.fields(cls)]
+    if len(node.args) > len(names):
+        raise BadInput(f"{cls.__name__} takes at most {len(names)} settings, got {len(node.args)} in {short(text)!r}")
+    given = [*names[: len(node.args)], *(str(keyword.arg) for keyword in node.keywords)]
+    twice = next((name for name in given if given.count(name) > 1), None)
+    if twice is not None:
+        raise BadInput(f"{cls.__name__}: got {twice} twice in {short(text)!r}, allowed: once")
+    values = [_value(each, text, tables) for each in (*node.args, *(keyword.value for keyword in node.keywords))]
+    return _made(cls, dict(zip(given, values, strict=True)), text)
 
 
 def _find(name: str, tables: tuple[Table[Any], ...]) -> type[Any]:
@@ -176,19 +226,19 @@ def _find(name: str, tables: tuple[Table[Any], ...]) -> type[Any]:
             if cls.__name__ == name:
                 return cls
     known = [each for table in tables for each in table]
-    raise UnknownName(tables[0].kind, name, known)
+    raise UnknownName(tables[0].kind, short(name), known)
 
 
 def _made(cls: type[Any], settings: dict[str, Any], text: str) -> Any:
     fields = {field.name: field for field in dataclasses.fields(cls)}
     for name in settings:
         if name not in fields:
-            raise UnknownName(f"setting of {cls.__name__}", name, fields)
+            raise UnknownName(f"setting of {cls.__name__}", short(name), fields)
     missing = [
         name
         for name, field in fields.items()
         if name not in settings and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     ]
     if missing:
-        raise BadInput(f"{cls.__name__} needs {', '.join(missing)}; got {text!r}")
+        raise BadInput(f"{cls.__name__} needs {', '.join(missing)}; got {short(text)!r}")
     return cls(**settings)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Three = float | Sequence[float]
 Rows = TypeVar("Rows", bound=tuple[Tensor, ...])
+T = TypeVar("T")
 _LOW = (torch.bfloat16, torch.float16)
 
 
@@ -62,11 +63,13 @@ class VisionModel:
             preprocessing = Preprocessing(mean, std, size)
         if precision not in ("float32", "bfloat16"):
             raise UnknownName("precision", precision, ("float32", "bfloat16"))
-        if max_rows is not None and max_rows < 1:
-            raise BadInput(f"VisionModel(max_rows=...): got {max_rows}, allowed: at least 1")
+        if max_rows is not None and (not isinstance(max_rows, int) or max_rows < 1):
+            raise BadInput(f"VisionModel(max_rows=...): got {max_rows!r}, allowed: a whole number of at least 1")
+        if isinstance(classes, str):
+            raise BadInput(f"VisionModel(classes=...): got {classes!r}, allowed: one name for each class")
         self.module = module
         self.preprocessing = preprocessing
-        self.classes: tuple[str, ...] = tuple(classes or ())
+        self.classes: tuple[str, ...] = () if classes is None else tuple(str(each) for each in classes)
         self.precision = precision
         self.name = name or type(module).__name__
         self._layer = layer
@@ -119,20 +122,18 @@ class VisionModel:
         return {seen.name: seen.grid for seen in families.survey(self)}
 
     def target(self, like: int | str) -> int:
-        """The index of a class given by its name or index."""
+        """The index of a class given by its name (in any case, where that is clear) or its index."""
         text = str(like).strip()
-        if isinstance(like, str) and text in self.classes:
-            if self.classes.count(text) > 1:
-                same = [i for i, each in enumerate(self.classes) if each == text]
-                raise BadInput(f"class {text!r} is the name of {same}; allowed: the index of one of them")
-            return self.classes.index(text)
-        lowered = [each.lower() for each in self.classes]
-        if isinstance(like, str) and lowered.count(text.lower()) == 1:
-            return lowered.index(text.lower())
+        names = self.classes if isinstance(like, str) else ()
+        for own, asked in ((names, text), (tuple(each.lower() for each in names), text.lower())):
+            same = [i for i, each in enumerate(own) if each == asked]
+            if len(same) > 1:
+                raise BadInput(f"class {text!r} is the name of {', '.join(map(str, same))}; allowed: the index of one of them")
+            if same:
+                return same[0]
         if not text.isdecimal() or (self.classes and int(text) >= len(self.classes)):
-            raise UnknownName(
-                "class", like, self.classes, hint=f"or an index from 0 to {len(self.classes) - 1}" if self.classes else "an index"
-            )
+            hint = f"or an index from 0 to {len(self.classes) - 1}" if self.classes else "an index"
+            raise UnknownName("class", like, self.classes, hint=hint)
         return int(text)
 
     def require(self, needs: frozenset[str], *, by: Method) -> None:
@@ -156,6 +157,7 @@ class VisionModel:
 
     def logits(self, images: Tensor) -> Tensor:
         """The model's answer; (B, 3, H, W) -> (B, K)."""
+        images, _ = _checked(images)
         return self._in_rows(lambda rows: (_full(self.answer(images[rows])),), len(images))[0]
 
     def score(self, images: Tensor, targets: Targets) -> Tensor:
@@ -164,39 +166,52 @@ class VisionModel:
 
     def gradient(self, images: Tensor, targets: Targets) -> Tensor:
         """How the target's score reacts to each input value, d score / d images, (B, 3, H, W); no weight is differentiated."""
+        images, targets = _checked(images, targets)
 
         def work(rows: slice) -> tuple[Tensor]:
-            leaf = images[rows].to(self.device, self._dtype(images)).detach().requires_grad_()
-            score = targets[rows].of(self.answer(leaf))
+            leaf = images[rows].to(self.device, self._dtype(images), copy=True).requires_grad_()
+            score = targets[rows].of(_full(self.answer(leaf)))
             return (_full(_derivative(score, leaf, f"the images of {self.name}")),)
 
         return self._in_rows(work, len(images), grad=True)[0]
 
     def activations(self, images: Tensor, layer: str | None = None) -> Tensor:
         """What a layer returns, as a grid (B, C, h, w); by default at `layer`."""
+        images, _ = _checked(images)
         name, module, call = self._find(layer or self.layer)
 
         def work(rows: slice) -> tuple[Tensor]:
             with tapped(name, module, call=call) as tap:
                 self.answer(images[rows])
                 found = tap.tensor()
-            return (_full(self._layout(name, found, images).to_grid(found)),)
+            return (_full(self._layout(name, found, images[rows]).to_grid(found)),)
 
         return self._in_rows(work, len(images))[0]
 
     def activation_gradient(self, images: Tensor, targets: Targets, layer: str | None = None) -> tuple[Tensor, Tensor]:
         """What a layer returns and how the target's score reacts to it, both (B, C, h, w); by one forward, and a backward to the layer."""
+        images, targets = _checked(images, targets)
         name, module, call = self._find(layer or self.layer)
 
         def work(rows: slice) -> tuple[Tensor, Tensor]:
             with tapped(name, module, call=call, grad=True) as tap:
-                score = targets[rows].of(self.answer(images[rows]))
+                score = targets[rows].of(_full(self.answer(images[rows])))
                 leaf = tap.tensor()
             gradient = _derivative(score, leaf, f"layer {name!r} of {self.name}")
-            grid = self._layout(name, leaf, images)
+            grid = self._layout(name, leaf, images[rows])
             return _full(grid.to_grid(leaf.detach())), _full(grid.to_grid(gradient))
 
         return self._in_rows(work, len(images), grad=True)
+
+    def probed(self, look: Callable[[Tensor], T], *, grad: bool = False) -> T:
+        """What `look` makes of two random images, inside `studied`; of one where memory or `max_rows` allows no more."""
+        images = torch.randn(2, 3, *self.size, generator=torch.Generator().manual_seed(0)).to(self.device)
+        for count in range(min(2, self.max_rows), 0, -1):
+            with self.studied(), torch.set_grad_enabled(grad):
+                seen = _unless_out_of_memory(lambda rows: (look(images[rows]),), slice(0, count))
+            if seen is not None:
+                return seen[0]
+        raise self._out_of_memory()
 
     # How the module is run and given back ------------------------------------------------------------------------------------
 
@@ -208,7 +223,9 @@ class VisionModel:
             return
         # Flags are set one by one, not through `train()`: a module may override that, and each submodule has a flag of its own.
         training = [module for module in self.module.modules() if module.training]
-        learning = [weight for weight in self.module.parameters() if weight.requires_grad]
+        # The flag of a weight that was made in inference mode cannot be set outside it.
+        learning = [weight for weight in self.module.parameters() if weight.requires_grad and not weight.is_inference()]
+        devices = sorted({tensor.device.index or 0 for tensor in self._tensors() if tensor.device.type == "cuda"})
         autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
         self._inside = True
         try:
@@ -216,7 +233,8 @@ class VisionModel:
                 module.training = False
             for weight in learning:
                 weight.requires_grad_(False)
-            with torch.inference_mode(False), torch.no_grad(), autocast:
+            # A model that draws random numbers, such as dropout that is never off, takes none from the caller's sequence.
+            with torch.random.fork_rng(devices, device_type="cuda"), torch.inference_mode(False), torch.no_grad(), autocast:
                 yield self
         finally:
             self._inside = False
@@ -229,6 +247,8 @@ class VisionModel:
         """`work` on slices of at most `max_rows` rows, laid end to end; half as many from the moment that memory runs out."""
         parts: list[Rows] = []
         start = 0
+        if grad and any(tensor.is_inference() for tensor in self._tensors()):
+            raise Unsupported(f"{self.name} was made under torch.inference_mode, which allows no gradients; allowed: make or copy it outside")
         with self.studied(), torch.set_grad_enabled(grad):
             while start < count:
                 step = min(self.max_rows, count - start)
@@ -237,12 +257,15 @@ class VisionModel:
                     parts.append(part)
                     start += step
                 elif step == 1:
-                    raise OutOfMemory(
-                        f"{self.name}: one image does not fit into the memory of {self.device}; allowed: smaller images or another device"
-                    )
+                    raise self._out_of_memory()
                 else:
                     self._max_rows = step // 2
         return parts[0] if len(parts) == 1 else tuple(torch.cat(column) for column in zip(*parts, strict=True))  # type: ignore[return-value]
+
+    def _out_of_memory(self) -> OutOfMemory:
+        return OutOfMemory(
+            f"{self.name}: one image does not fit into the memory of {self.device}; allowed: smaller images or another device"
+        )
 
     def answer(self, images: Tensor) -> Tensor:
         """The logits of images that fit into memory at once, inside `studied`; with a graph, if gradients are on and the images want one."""
@@ -258,7 +281,7 @@ class VisionModel:
     def _find(self, layer: str) -> tuple[str, nn.Module, int | None]:
         """The layer's name, its module, and which of its calls is meant ("name:1" is the second)."""
         name, _, call = layer.partition(":")
-        modules = dict(self.module.named_modules())
+        modules = dict(self.module.named_modules(remove_duplicate=False))
         if not name or name not in modules:
             raise UnknownName("layer", name, [each for each in modules if each], hint="model.layers lists the spatial ones")
         if call and not call.isdecimal():
@@ -282,6 +305,19 @@ class VisionModel:
         yield from self.module.buffers()
 
 
+def _checked(images: Tensor, targets: Targets | None = None) -> tuple[Tensor, Targets]:
+    """The images without their graph and the targets, fit for autograd, or `BadInput` that says what is wrong with them."""
+    if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point() or not len(images):
+        got = f"{tuple(images.shape)} {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
+        raise BadInput(f"images: got {got}, allowed: floating-point (B, 3, H, W), at least one")
+    if targets is None:
+        return images.detach(), Targets(torch.zeros(len(images), dtype=torch.int64))
+    if len(targets) != len(images):
+        raise BadInput(f"targets: got {len(targets)}, allowed: one for each of {len(images)} images")
+    with torch.inference_mode(False):  # what was made in inference mode cannot be kept for a backward; a copy can
+        return images.detach(), Targets(targets.index.clone(), targets.kind)
+
+
 def _full(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in _LOW else tensor
 
@@ -289,18 +325,23 @@ def _full(tensor: Tensor) -> Tensor:
 def _derivative(score: Tensor, leaf: Tensor, what: str) -> Tensor:
     if not score.requires_grad:
         raise Unsupported(f"no gradient flows from the answer to {what}: the model detaches it, or the answer does not depend on it")
-    gradient: Tensor | None = torch.autograd.grad(score.sum(), leaf, allow_unused=True)[0]
+    with torch.autocast(leaf.device.type, enabled=False):  # each step back in the precision of its step forward
+        gradient: Tensor | None = torch.autograd.grad(score.sum(), leaf, allow_unused=True)[0]
     return torch.zeros_like(leaf) if gradient is None else gradient
 
 
-def _unless_out_of_memory(work: Callable[[slice], Rows], rows: slice) -> Rows | None:
+# What allocators that have no exception of their own say; cuDNN's and cuBLAS's workspaces among them.
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "MPS backend out of memory", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
+
+
+def _unless_out_of_memory(work: Callable[[slice], T], rows: slice) -> T | None:
     """What `work` gives, or None if memory ran out; returning lets go of the failed attempt's tensors before the next one."""
     try:
         return work(rows)
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, MemoryError):
         pass
-    except RuntimeError as error:  # the CPU and MPS allocators have no type of their own
-        if not any(sign in str(error) for sign in ("can't allocate memory", "not enough memory", "MPS backend out of memory")):
+    except RuntimeError as error:
+        if not any(sign in str(error) for sign in _NO_MEMORY):
             raise
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

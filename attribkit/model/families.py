@@ -66,15 +66,21 @@ class Seen:
 
 
 def survey(model: VisionModel) -> tuple[Seen, ...]:
-    """All spatial layers, in the order they run, from one forward of a blank image."""
-    probe = torch.zeros(1, 3, *model.size, device=model.device)
+    """All spatial layers, in the order they return, from one forward."""
     size = patch(model.module)
-    with model.studied(), recorded(model.module) as seen:
-        model.logits(probe)
-        found = [(name, tensor.shape, layout(tuple(tensor.shape), model.size, size)) for name, tensor in seen if len(tensor) == 1]
-    channels = {"channels_first": 1, "channels_last": 3, "tokens": 2}
-    layers = {name: Seen(name, (shape[channels[grid.kind]], grid.height, grid.width)) for name, shape, grid in found if grid is not None}
-    return tuple(layers.values())
+
+    def look(images: Tensor) -> dict[str, Seen]:
+        layers: dict[str, Seen] = {}
+        with recorded(model.module) as seen:
+            model.answer(images)
+            for name, tensor in seen:
+                grid = layout(tuple(tensor.shape), model.size, size) if len(tensor) == len(images) else None
+                if grid is not None:
+                    layers.pop(name, None)  # of a layer that is called several times, the last call counts
+                    layers[name] = Seen(name, (grid.channels(tensor), grid.height, grid.width))
+        return layers
+
+    return tuple(model.probed(look).values())
 
 
 def cam_layer(model: VisionModel) -> str:
@@ -91,34 +97,35 @@ def cam_layer(model: VisionModel) -> str:
 
 def _last_live(model: VisionModel) -> str:
     """The last spatial layer whose gradient reaches at least 90 % of its positions; for tokens, the last such norm layer."""
-    generator = torch.Generator().manual_seed(0)
-    leaf = torch.rand(1, 3, *model.size, generator=generator).to(model.device)
     modules = dict(model.module.named_modules())
     size = patch(model.module)
-    with model.studied(), torch.enable_grad(), recorded(model.module) as seen:
-        logits = model.answer(leaf.requires_grad_())
-        calls = Counter(name for name, _ in seen)
-        spatial = [
-            (name, tensor, layout(tuple(tensor.shape), model.size, size))
-            for name, tensor in seen
-            if len(tensor) == 1 and tensor.requires_grad
-        ]
-        candidates = [(name, tensor, grid) for name, tensor, grid in spatial if grid is not None and _may_be_looked_at(modules[name], grid)]
-        # A head that starts at zero (ViTs before training) passes no gradient on: then look from the features before it.
-        features = [tensor for _, tensor in reversed(seen) if tensor.ndim == 2 and tensor.requires_grad and tensor.shape != logits.shape]
-        live: list[str] = []
-        for end in [logits] * logits.requires_grad + features[:1]:
-            live = live or _alive(end, candidates, torch.rand(end.shape, generator=generator).to(end))
+
+    def look(images: Tensor) -> list[str]:
+        with recorded(model.module) as seen:
+            logits = model.answer(images.requires_grad_())
+            calls = Counter(name for name, _ in seen)
+            fit = [(name, tensor) for name, tensor in seen if len(tensor) == len(images) and tensor.requires_grad]
+            spatial = [(name, tensor, layout(tuple(tensor.shape), model.size, size)) for name, tensor in fit]
+            candidates = [(name, tensor, grid) for name, tensor, grid in spatial if grid and _may_be_looked_at(modules[name], grid)]
+            # A head that starts at zero (ViTs before training) passes no gradient on: then look from the features before it.
+            features = [tensor for _, tensor in reversed(fit) if tensor.ndim == 2 and tensor.shape != logits.shape]
+            live: list[str] = []
+            for end in [logits] * logits.requires_grad + features[:1]:
+                live = live or _alive(end, candidates)
+        # A container returns after, and the same as, its last part: the last live name is the outermost one.
+        return [name if calls[name] == 1 else f"{name}:{calls[name] - 1}" for name in live[-1:]]
+
+    live = model.probed(look, grad=True)
     if not live:
         raise Unsupported(f"{model.name} shows no spatial layer whose gradient is alive; name one with layer=..., see model.layers")
-    # A container returns after, and the same as, its last part: the last live name is the outermost one.
-    return live[-1] if calls[live[-1]] == 1 else f"{live[-1]}:{calls[live[-1]] - 1}"
+    return live[0]
 
 
-def _alive(end: Tensor, candidates: list[tuple[str, Tensor, Layout]], direction: Tensor) -> list[str]:
+def _alive(end: Tensor, candidates: list[tuple[str, Tensor, Layout]]) -> list[str]:
     """The names of the candidates that a gradient from `end` reaches almost everywhere."""
     if not candidates:
         return []
+    direction = torch.rand(end.shape, generator=torch.Generator().manual_seed(0)).to(end)
     gradients = torch.autograd.grad((end * direction).sum(), [tensor for _, tensor, _ in candidates], allow_unused=True, retain_graph=True)
     return [
         name

@@ -20,6 +20,10 @@ class Layout:
     width: int
     prefix: int = 0
 
+    def channels(self, output: Tensor) -> int:
+        """How many channels the output has."""
+        return output.shape[{"channels_first": 1, "channels_last": 3, "tokens": 2}[self.kind]]
+
     def to_grid(self, output: Tensor) -> Tensor:
         """The output as (B, C, h, w); a view where possible."""
         if self.kind == "channels_first":

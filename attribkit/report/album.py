@@ -7,7 +7,6 @@ import dataclasses
 import itertools
 import json
 import platform
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -26,48 +25,28 @@ PAGE_IMAGES = 200  # more make a page that a browser is slow to open; the pictur
 
 @dataclasses.dataclass(frozen=True)
 class Album:
-    """A folder under way: `out` with `METHOD/ID.png`, `maps/METHOD/NNNN.safetensors`, `report.html`, `run.json`, `failures.csv`."""
+    """What one model's explanations become: `out/METHOD/ID.png`, `out/maps/METHOD/NNNN.safetensors`, and a section of a page.
+
+    `rows` grows by one entry an image: its id, target, label, score and probability.
+    """
 
     out: Path
     model: VisionModel
     methods: Sequence[Method]
     rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    began: float = dataclasses.field(default_factory=time.perf_counter)
 
     def folders(self) -> list[str]:
         """A folder name for each method: its own, numbered where a method is asked for more than once."""
         names = [method.name for method in self.methods]
-        return [name if names[:i].count(name) == 0 else f"{name}-{names[: i + 1].count(name)}" for i, name in enumerate(names)]
+        seen = [names[: i + 1].count(name) for i, name in enumerate(names)]
+        return [name if count == 1 else f"{name}-{count}" for name, count in zip(names, seen, strict=True)]
 
-    def section(self, batches: Iterable[Batch], *, name: str = "gallery") -> Section:
-        """Explain all batches, write their pictures and maps, and give the section of the page that shows the first `PAGE_IMAGES`."""
-        items = itertools.chain.from_iterable(self._batch(number, batch) for number, batch in enumerate(batches))
-        return dataclasses.replace(gallery(self._first(items)), name=name)
+    def section(self, batches: Iterable[Batch], *, name: str = "gallery", heading: str = "") -> Section:
+        """Explain all batches, write their pictures and maps, and show the first `PAGE_IMAGES` images."""
+        items = itertools.chain.from_iterable(self._items(number, batch) for number, batch in enumerate(batches))
+        return gallery((item for place, item in enumerate(items) if place < PAGE_IMAGES), name=name, heading=heading)
 
-    def write(self, sections: Sequence[Section], *, title: str, summary: str, broken: Sequence[BrokenImage] = ()) -> Path:
-        """Write `report.html`, `run.json` and `failures.csv`; the page's path."""
-        failures = [(error.path, error.reason) for error in broken]
-        run = {**self.facts(), "seconds": f"{time.perf_counter() - self.began:.1f}"}
-        methods = [(method.brief(), repr(method), method.paper) for method in self.methods]
-        about = Section("about", "about.html", {"about": About(run, methods, failures)})
-        page = write_page(self.out / "report.html", [*sections, about], title=title, summary=summary)
-        record = {"facts": run, "methods": dict(zip(self.folders(), map(repr, self.methods), strict=True)), "images": self.rows}
-        (self.out / "run.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
-        with (self.out / "failures.csv").open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([("id", "stage", "reason"), *((path, "read", reason) for path, reason in failures)])
-        return page
-
-    def facts(self) -> dict[str, str]:
-        """What was run, on what."""
-        packages = ", ".join(f"{package} {version(package)}" for package in ("attribkit", "torch", "torchvision", "pillow"))
-        return {
-            "model": self.model.name,
-            "preprocessing": str(self.model.preprocessing),
-            "device": f"{self.model.device}, {self.model.precision}",
-            "versions": f"Python {platform.python_version()}, {packages}",
-        }
-
-    def _batch(self, number: int, batch: Batch) -> Iterator[Item]:
+    def _items(self, number: int, batch: Batch) -> Iterator[Item]:
         attributions = [method(self.model, batch) for method in self.methods]
         for folder, attribution in zip(self.folders(), attributions, strict=True):
             attribution.save(self.out / "maps" / folder / f"{number:04d}.safetensors")
@@ -83,16 +62,40 @@ class Album:
     def _captions(self, batch: Batch, attribution: Attribution) -> list[str]:
         """Target and probability of each image as a person reads them; `rows` keeps them with the rest that is known."""
         logits = self.model.logits(batch.images) if batch.logits is None else batch.logits
-        scores, chances = (
-            dataclasses.replace(batch.targets, kind=kind).of(logits).tolist() for kind in (batch.targets.kind, "probability")
-        )
-        labels = attribution.labels()
-        for name, index, label, score, chance in zip(batch.ids, batch.targets.index.tolist(), labels, scores, chances, strict=True):
-            row = {"id": name, "target": index, "label": label, "kind": batch.targets.kind, "score": score, "probability": chance}
-            self.rows.append(row)
-        return [f"{label}, p = {chance:.3f}" for label, chance in zip(labels, chances, strict=True)]
+        wanted, chance = batch.targets, dataclasses.replace(batch.targets, kind="probability")
+        scores, chances = wanted.of(logits).tolist(), chance.of(logits).tolist()
+        labels, facts = attribution.labels(), zip(batch.ids, wanted.index.tolist(), scores, chances, strict=True)
+        for label, (name, index, score, share) in zip(labels, facts, strict=True):
+            self.rows.append({"id": name, "target": index, "label": label, "kind": wanted.kind, "score": score, "probability": share})
+        return [f"{label}, p = {share:.3f}" for label, share in zip(labels, chances, strict=True)]
 
-    def _first(self, items: Iterable[Item]) -> Iterator[Item]:
-        for place, item in enumerate(items):
-            if place < PAGE_IMAGES:
-                yield item
+
+def write_album(
+    out: Path, chapters: Sequence[tuple[Album, Section]], *, title: str, summary: str, broken: Sequence[BrokenImage] = ()
+) -> Path:
+    """Write `report.html` of all chapters, `run.json` of what was run, and `failures.csv`; the page's path."""
+    albums = [album for album, _ in chapters]
+    failures = [(error.path, error.reason) for error in broken]
+    methods = {method.brief(): (repr(method), method.paper) for album in albums for method in album.methods}
+    facts = _facts([album.model for album in albums])
+    about = About(facts, [(brief, *rest) for brief, rest in methods.items()], failures)
+    sections = [*(section for _, section in chapters), Section("about", "about.html", {"about": about})]
+    page = write_page(out / "report.html", sections, title=title, summary=summary)
+    runs = [
+        {"model": album.model.name, "methods": dict(zip(album.folders(), map(repr, album.methods), strict=True)), "images": album.rows}
+        for album in albums
+    ]
+    (out / "run.json").write_text(json.dumps({"facts": facts, "runs": runs}, indent=1), encoding="utf-8")
+    with (out / "failures.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("id", "stage", "reason"), *((path, "read", reason) for path, reason in failures)])
+    return page
+
+
+def _facts(models: Sequence[VisionModel]) -> dict[str, str]:
+    """What was run, on what."""
+    packages = ", ".join(f"{package} {version(package)}" for package in ("attribkit", "torch", "torchvision", "pillow"))
+    about = {
+        f"model {model.name}" if len(models) > 1 else "model": f"{model.name}: {model.preprocessing}; {model.device}, {model.precision}"
+        for model in models
+    }
+    return {**about, "versions": f"Python {platform.python_version()}, {packages}"}

@@ -1,0 +1,55 @@
+"""The tour in the box: two models of one kind, one of which learned a shortcut, and what every method shows of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from ..batch import Batch
+from ..methods import METHODS
+from ..model.adapter import VisionModel
+from ..model.zoo import load_model
+from ..problems.planted import Planted
+from .album import Album, write_album
+from .figures import pixels
+
+MODELS = {"planted/shortcut-95": "leans on the background", "planted/shortcut-50": "had to learn the object"}
+SCORED = 320  # images that the accuracies in the verdict are measured on
+SEED = 7
+
+
+def write_demo(out: Path, count: int) -> tuple[Path, str]:
+    """Make `count` images, explain both models by every method, and write it all below `out`; the page and a verdict in words."""
+    methods = [cls() for cls in METHODS.values()]
+    chapters, findings = [], []
+    for name, words in MODELS.items():
+        model = load_model(name)
+        album = Album(out / name.replace("/", "-"), model, methods)
+        batches = [batch for _, batch in Planted(model, count, seed=SEED)]
+        for batch in batches:
+            _write_images(out / "images", batch, model)
+        heading = f"{name}: the model that {words}"
+        chapters.append((album, album.section(batches, name=name.replace("/", "-"), heading=heading)))
+        agreeing, conflicting = _accuracies(model)
+        findings.append(f"{name} is right on {agreeing:.0%} of images whose background fits the animal, on {conflicting:.0%} of the others")
+    verdict = f"{'; '.join(findings)}."
+    title = "A model that looks at the background, and one that looks at the animal"
+    return write_album(out, chapters, title=title, summary=verdict), verdict
+
+
+def _write_images(folder: Path, batch: Batch, model: VisionModel) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, image in zip(batch.ids, model.preprocessing.pixels(batch.images.cpu()), strict=True):
+        Image.fromarray(pixels(image)).save(folder / f"{name}.png")
+
+
+def _accuracies(model: VisionModel) -> tuple[float, float]:
+    """The share of right answers where the background fits the animal, and where it does not."""
+    answers = [
+        (model.logits(batch.images).argmax(1) == batch.targets.index, batch.groups) for _, batch in Planted(model, SCORED, seed=SEED + 1)
+    ]
+    right = torch.cat([correct for correct, _ in answers]).float()
+    fits = torch.cat([groups["object"] == groups["background"] for _, groups in answers])
+    return right[fits].mean().item(), right[~fits].mean().item()
