@@ -14,8 +14,8 @@ from .errors import OutOfMemory as OutOfMemory
 from .errors import Unavailable as Unavailable
 from .errors import UnknownName as UnknownName
 from .errors import Unsupported as Unsupported
-from .explain import explain as explain
-from .explain import load_images as load_images
+from .explaining import explain as explain
+from .explaining import load_images as load_images
 from .images import Preprocessing as Preprocessing
 from .methods import METHODS as METHODS
 from .model.adapter import VisionModel as VisionModel

@@ -95,7 +95,7 @@ def _model_options(command: Any) -> Any:
     return command
 
 
-@attribkit.command()
+@attribkit.command(short_help="Write saliency maps of photographs.")
 @click.argument("images", nargs=-1, required=True)
 @_model_options
 @click.option(
@@ -137,7 +137,7 @@ def explain(images: tuple[str, ...], method_names: tuple[str, ...], limit: int |
 
 
 def _explained(album: Album, paths: list[Path], asked: dict[str, Any], *, as_json: bool) -> int:
-    from .explain import stream_images
+    from .explaining import stream_images
     from .report.album import write_album
 
     model, broken = album.model, list[BrokenImage]()
@@ -217,7 +217,7 @@ def _with_progress(batches: Iterator[Batch], total: int, broken: Sequence[Broken
             bar.update(len(batch))
 
 
-@attribkit.command(name="list")
+@attribkit.command(name="list", short_help="List methods, problems or models.")
 @click.argument("what", metavar="methods|problems|models")
 @click.argument("part", default="")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")

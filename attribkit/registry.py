@@ -137,12 +137,12 @@ def _means(kind: type, hint: Any) -> bool:
     return hint is kind or any(_means(kind, arg) or type(arg) is kind for arg in args)
 
 
-def _is(value: object, kind: Any) -> bool:
+def _is(value: Any, kind: Any) -> bool:
     if kind is None or kind is types.NoneType:
         return value is None
     if kind is float:
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        return number and (abs(value) <= sys.float_info.max or value in (math.inf, -math.inf))  # no NaN, no int beyond all floats
+        return number and (abs(value) <= sys.float_info.max or abs(value) == math.inf)  # no NaN, no int beyond all floats
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, kind)

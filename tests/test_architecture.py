@@ -28,13 +28,14 @@ LAYERS = [
     "model",
     "removals",
     "methods metrics problems",
-    "explain",
+    "explaining",
     "store",
     "diagnosis",
     "report",
     "evaluate",
     "__init__",
     "cli",
+    "__main__",
 ]
 RANK = {room: place for place, line in enumerate(LAYERS) for room in line.split()}
 
@@ -153,7 +154,7 @@ ROOMS: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "switches gradients": (
         r"no_grad|enable_grad|set_grad_enabled|inference_mode",
-        {"model/adapter.py": "its room", "model/families.py": "looks for live gradients"},
+        {"model/adapter.py": "its room"},
     ),
     "differentiates": (r"autograd\.grad", {"model/adapter.py": "its room", "model/families.py": "looks for live gradients"}),
     "adds to .grad": (r"\.backward\(", {}),
@@ -180,8 +181,7 @@ ROOMS: dict[str, tuple[str, dict[str, str]]] = {
     "moves to the host": (
         r"\.item\(|\.cpu\(|\.numpy\(|\.tolist\(|\.to\('cpu'",
         {
-            "report/figures.py": "pictures are made on the host",
-            "report/album.py": "pictures and rows of a table are made on the host",
+            "report/": "pictures, tables and pages are made on the host",
             "attribution.py": "saves, and names the classes",
             "methods/integrated_gradients.py": "NumPy's table of Gauss-Legendre nodes, which was never on a device",
         },
@@ -191,12 +191,11 @@ ROOMS: dict[str, tuple[str, dict[str, str]]] = {
         {
             "attribution.py": "saves itself",
             "cli.py": "makes the folder of --out",
-            "report/figures.py": "pictures and pages",
-            "report/album.py": "a folder of them",
+            "report/": "pictures, tables and pages",
         },
     ),
     "draws from or seeds the global generators": (
-        r"torch\.manual_seed|torch\.seed\(|random\.seed|np\.random\.(?!Generator|default_rng|SeedSequence|PCG64|Philox)\w+|\brandom\.\w+\(",
+        r"torch\.manual_seed|torch\.seed\(|random\.seed|np\.random\.(?!Generator|default_rng|SeedSequence|PCG64|Philox)\w+|\brandom\.(?!fork_rng)\w+\(",
         {},
     ),
     "catches everything": (
@@ -213,7 +212,7 @@ ROOMS: dict[str, tuple[str, dict[str, str]]] = {
 @pytest.mark.parametrize("what", ROOMS)
 def test_each_kind_of_line_lives_in_its_room(what: str) -> None:
     pattern, allowed = ROOMS[what]
-    elsewhere = [path for path in MODULES if NAMES[path] not in allowed]
+    elsewhere = [path for path in MODULES if not NAMES[path].startswith(tuple(allowed))]
     strays = [f"{NAMES[path]}: {line.strip()}" for path in elsewhere for line in code(path).splitlines() if re.search(pattern, line)]
     assert not strays, f"a line that {what} belongs in {', '.join(allowed) or 'no file'}; found {strays}"
 
@@ -222,7 +221,7 @@ def test_each_kind_of_line_lives_in_its_room(what: str) -> None:
 def test_a_room_that_is_allowed_a_line_has_one(what: str) -> None:
     """An allowance that is no longer needed is taken away, and a pattern that matches nothing guards nothing."""
     pattern, allowed = ROOMS[what]
-    unused = [name for name in allowed if not re.search(pattern, code(PACKAGE / name))]
+    unused = [place for place in allowed if not any(NAMES[path].startswith(place) and re.search(pattern, code(path)) for path in MODULES)]
     assert not unused, f"{unused} hold no line that {what} any more"
 
 
@@ -330,7 +329,8 @@ def test_no_file_names_a_place_on_somebodys_machine() -> None:
 @pytest.mark.parametrize("path", TESTS, ids=lambda path: path.relative_to(ROOT / "tests").as_posix())
 def test_an_expected_error_is_told_apart_by_its_message(path: Path) -> None:
     calls = [node for node in ast.walk(tree(path)) if isinstance(node, ast.Call) and ast.unparse(node.func) in ("pytest.raises", "raises")]
-    bare = [f"line {call.lineno}: {ast.unparse(call)}" for call in calls if not any(keyword.arg == "match" for keyword in call.keywords)]
+    told = [call for call in calls if ast.unparse(call) != "pytest.raises(SystemExit)"]  # whose code is what a test looks at
+    bare = [f"line {call.lineno}: {ast.unparse(call)}" for call in told if not any(keyword.arg == "match" for keyword in call.keywords)]
     assert not bare, "pytest.raises without match=: " + "; ".join(bare)
 
 

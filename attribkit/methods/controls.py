@@ -59,8 +59,9 @@ class EdgeMap(Method):
     def _maps(self, model: VisionModel, images: Tensor, targets: Targets) -> Tensor:
         grey = F.pad(images.mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
         sobel = grey.new_tensor([[1.0, 0, -1], [2, 0, -2], [1, 0, -1]]) / 8
-        change = F.conv2d(grey, torch.stack((sobel, sobel.T)).unsqueeze(1))
-        return change.norm(dim=1)
+        slopes = F.conv2d(grey, torch.stack((sobel, sobel.T)).unsqueeze(1))
+        slope: Tensor = torch.linalg.vector_norm(slopes, dim=1)
+        return slope
 
 
 def _content(images: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from ..errors import BadInput, OutOfMemory, UnknownName, Unsupported
 from ..images import Preprocessing
 from . import families
 from .answer import logits_in
-from .taps import tapped
+from .taps import as_written, tapped
 from .tokens import Layout, layout
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ class VisionModel:
         def work(rows: slice) -> tuple[Tensor]:
             leaf = images[rows].to(self.device, self._dtype(images), copy=True).requires_grad_()
             score = targets[rows].of(_full(self.answer(leaf)))
-            return (_full(_derivative(score, leaf, f"the images of {self.name}")),)
+            return (_full(self._derivative(score, leaf, f"the images of {self.name}")),)
 
         return self._in_rows(work, len(images), grad=True)[0]
 
@@ -197,7 +197,7 @@ class VisionModel:
             with tapped(name, module, call=call, grad=True) as tap:
                 score = targets[rows].of(_full(self.answer(images[rows])))
                 leaf = tap.tensor()
-            gradient = _derivative(score, leaf, f"layer {name!r} of {self.name}")
+            gradient = self._derivative(score, leaf, f"layer {name!r} of {self.name}")
             grid = self._layout(name, leaf, images[rows])
             return _full(grid.to_grid(leaf.detach())), _full(grid.to_grid(gradient))
 
@@ -205,10 +205,14 @@ class VisionModel:
 
     def probed(self, look: Callable[[Tensor], T], *, grad: bool = False) -> T:
         """What `look` makes of two random images, inside `studied`; of one where memory or `max_rows` allows no more."""
-        images = torch.randn(2, 3, *self.size, generator=torch.Generator().manual_seed(0)).to(self.device)
+
+        def work(rows: slice) -> tuple[T]:
+            images = torch.randn(rows.stop, 3, *self.size, generator=torch.Generator().manual_seed(0))
+            return (look(images.to(self.device)),)
+
         for count in range(min(2, self.max_rows), 0, -1):
-            with self.studied(), torch.set_grad_enabled(grad):
-                seen = _unless_out_of_memory(lambda rows: (look(images[rows]),), slice(0, count))
+            with self._running(grad):
+                seen = _unless_out_of_memory(work, slice(0, count))
             if seen is not None:
                 return seen[0]
         raise self._out_of_memory()
@@ -243,13 +247,21 @@ class VisionModel:
             for weight in learning:
                 weight.requires_grad_(True)
 
+    @contextlib.contextmanager
+    def _running(self, grad: bool) -> Iterator[None]:
+        """Inside `studied`, with gradients on or off; to differentiate compiled code gains nothing and may warn."""
+        if grad and any(tensor.is_inference() for tensor in self._tensors()):
+            raise Unsupported(
+                f"{self.name} was made under torch.inference_mode, which allows no gradients; allowed: make or copy it outside"
+            )
+        with self.studied(), torch.set_grad_enabled(grad), as_written() if grad else contextlib.nullcontext():
+            yield
+
     def _in_rows(self, work: Callable[[slice], Rows], count: int, *, grad: bool = False) -> Rows:
         """`work` on slices of at most `max_rows` rows, laid end to end; half as many from the moment that memory runs out."""
         parts: list[Rows] = []
         start = 0
-        if grad and any(tensor.is_inference() for tensor in self._tensors()):
-            raise Unsupported(f"{self.name} was made under torch.inference_mode, which allows no gradients; allowed: make or copy it outside")
-        with self.studied(), torch.set_grad_enabled(grad):
+        with self._running(grad):
             while start < count:
                 step = min(self.max_rows, count - start)
                 part = _unless_out_of_memory(work, slice(start, start + step))
@@ -262,13 +274,22 @@ class VisionModel:
                     self._max_rows = step // 2
         return parts[0] if len(parts) == 1 else tuple(torch.cat(column) for column in zip(*parts, strict=True))  # type: ignore[return-value]
 
+    def _derivative(self, score: Tensor, leaf: Tensor, what: str) -> Tensor:
+        if not score.requires_grad:
+            raise Unsupported(f"no gradient flows from the answer to {what}: the model detaches it, or the answer does not depend on it")
+        with torch.autocast(leaf.device.type, enabled=False):  # each step back in the precision of its step forward
+            gradient: Tensor | None = torch.autograd.grad(score.sum(), leaf, allow_unused=True)[0]
+        if gradient is None and any(".quantized" in type(module).__module__ for module in self.module.modules()):
+            raise Unsupported(f"no gradient flows from the answer to {what}: quantised layers have none")
+        return torch.zeros_like(leaf) if gradient is None else gradient
+
     def _out_of_memory(self) -> OutOfMemory:
         return OutOfMemory(
             f"{self.name}: one image does not fit into the memory of {self.device}; allowed: smaller images or another device"
         )
 
     def answer(self, images: Tensor) -> Tensor:
-        """The logits of images that fit into memory at once, inside `studied`; with a graph, if gradients are on and the images want one."""
+        """The logits of images that fit into memory at once, inside `studied`; with a graph where gradients are on."""
         images = images.to(self.device, self._dtype(images))
         faster = images.device.type == "cpu" and families.convolutional(self.module)
         # A copy, always: a model may begin with an in-place operation, and the caller's images must stay as they are.
@@ -322,16 +343,14 @@ def _full(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in _LOW else tensor
 
 
-def _derivative(score: Tensor, leaf: Tensor, what: str) -> Tensor:
-    if not score.requires_grad:
-        raise Unsupported(f"no gradient flows from the answer to {what}: the model detaches it, or the answer does not depend on it")
-    with torch.autocast(leaf.device.type, enabled=False):  # each step back in the precision of its step forward
-        gradient: Tensor | None = torch.autograd.grad(score.sum(), leaf, allow_unused=True)[0]
-    return torch.zeros_like(leaf) if gradient is None else gradient
-
-
 # What allocators that have no exception of their own say; cuDNN's and cuBLAS's workspaces among them.
-_NO_MEMORY = ("can't allocate memory", "not enough memory", "MPS backend out of memory", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
+_NO_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "MPS backend out of memory",
+    "CUDA error: out of memory",
+    "_STATUS_ALLOC_FAILED",
+)
 
 
 def _unless_out_of_memory(work: Callable[[slice], T], rows: slice) -> T | None:

@@ -15,7 +15,7 @@ _NAMES = ("logits", "out", "output", "outputs", "prediction", "predictions", "sc
 
 def logits_in(output: Any, rows: int, model: str) -> Tensor:
     """The (B, K) logits in a tensor, tuple, mapping or dataclass; `Unsupported` says what was returned instead."""
-    found = _search(output)
+    found = _search(output, rows)
     if found is None:
         raise Unsupported(
             f"{model} returns {_words(output)}; allowed: (B, K) logits, alone or as 'logits' in a mapping, tuple or dataclass"
@@ -29,23 +29,32 @@ def logits_in(output: Any, rows: int, model: str) -> Tensor:
     return found
 
 
-def _search(output: Any) -> Tensor | None:
+def _search(output: Any, rows: int) -> Tensor | None:
+    """The tensor itself, the one with a known name, the only one, or (of a tuple or list) the first with one row per image."""
     if isinstance(output, Tensor):
         return output if output.is_floating_point() else None
-    if isinstance(output, Mapping):
-        named = [output[name] for name in _NAMES if isinstance(output.get(name), Tensor)]
-        tensors = [item for item in output.values() if isinstance(item, Tensor)]
-        return named[0] if named else tensors[0] if len(tensors) == 1 else None
-    if dataclasses.is_dataclass(output) or hasattr(output, "_fields"):
-        return next((getattr(output, name) for name in _NAMES if isinstance(getattr(output, name, None), Tensor)), None)
-    if isinstance(output, tuple | list):
-        return next((item for item in output if isinstance(item, Tensor)), None)
+    fields = _fields(output)
+    tensors = {name: item for name, item in fields.items() if isinstance(item, Tensor) and item.is_floating_point()}
+    named = [tensors[name] for name in _NAMES if name in tensors]
+    if named or len(tensors) == 1:
+        return (named or list(tensors.values()))[0]
+    if isinstance(output, tuple | list) and not hasattr(output, "_fields"):
+        return next((item for item in tensors.values() if item.ndim > 1 and len(item) == rows), None)
     return None
+
+
+def _fields(output: Any) -> dict[Any, Any]:
+    if isinstance(output, Mapping):
+        return dict(output)
+    if hasattr(output, "_fields"):
+        return {name: getattr(output, name) for name in output._fields}
+    if dataclasses.is_dataclass(output):
+        return {field.name: getattr(output, field.name) for field in dataclasses.fields(output)}
+    return dict(enumerate(output)) if isinstance(output, tuple | list) else {}
 
 
 def _words(output: Any) -> str:
     if isinstance(output, Tensor):
         return f"a tensor of {output.dtype}"
-    if isinstance(output, Mapping):
-        return f"a {type(output).__name__} of {', '.join(map(str, output))}"
-    return f"a {type(output).__name__}"
+    fields = ", ".join(map(str, _fields(output)))
+    return f"{type(output).__name__}({fields})" if fields else f"a {type(output).__name__}"

@@ -73,11 +73,10 @@ def survey(model: VisionModel) -> tuple[Seen, ...]:
         layers: dict[str, Seen] = {}
         with recorded(model.module) as seen:
             model.answer(images)
-            for name, tensor in seen:
+            for call, _, tensor in _calls(seen):
                 grid = layout(tuple(tensor.shape), model.size, size) if len(tensor) == len(images) else None
                 if grid is not None:
-                    layers.pop(name, None)  # of a layer that is called several times, the last call counts
-                    layers[name] = Seen(name, (grid.channels(tensor), grid.height, grid.width))
+                    layers[call] = Seen(call, (grid.channels(tensor), grid.height, grid.width))
         return layers
 
     return tuple(model.probed(look).values())
@@ -103,22 +102,37 @@ def _last_live(model: VisionModel) -> str:
     def look(images: Tensor) -> list[str]:
         with recorded(model.module) as seen:
             logits = model.answer(images.requires_grad_())
-            calls = Counter(name for name, _ in seen)
-            fit = [(name, tensor) for name, tensor in seen if len(tensor) == len(images) and tensor.requires_grad]
-            spatial = [(name, tensor, layout(tuple(tensor.shape), model.size, size)) for name, tensor in fit]
-            candidates = [(name, tensor, grid) for name, tensor, grid in spatial if grid and _may_be_looked_at(modules[name], grid)]
+            fit = [each for each in _calls(seen) if len(each[2]) == len(images) and each[2].requires_grad]
+            spatial = [(call, modules[name], tensor, layout(tuple(tensor.shape), model.size, size)) for call, name, tensor in fit]
+            candidates = [(call, tensor, grid) for call, module, tensor, grid in spatial if grid and _may_be_looked_at(module, grid)]
             # A head that starts at zero (ViTs before training) passes no gradient on: then look from the features before it.
-            features = [tensor for _, tensor in reversed(fit) if tensor.ndim == 2 and tensor.shape != logits.shape]
+            features = [tensor for _, _, tensor in reversed(fit) if tensor.ndim == 2 and tensor.shape != logits.shape]
             live: list[str] = []
             for end in [logits] * logits.requires_grad + features[:1]:
                 live = live or _alive(end, candidates)
         # A container returns after, and the same as, its last part: the last live name is the outermost one.
-        return [name if calls[name] == 1 else f"{name}:{calls[name] - 1}" for name in live[-1:]]
+        return live[-1:]
 
     live = model.probed(look, grad=True)
     if not live:
-        raise Unsupported(f"{model.name} shows no spatial layer whose gradient is alive; name one with layer=..., see model.layers")
+        inside = (
+            " (the inside of TorchScript cannot be looked into)"
+            if any(isinstance(m, torch.jit.ScriptModule) for m in modules.values())
+            else ""
+        )
+        raise Unsupported(f"{model.name} shows no spatial layer whose gradient is alive{inside}; name one with layer=..., see model.layers")
     return live[0]
+
+
+def _calls(seen: list[tuple[str, Tensor]]) -> list[tuple[str, str, Tensor]]:
+    """Each call of each layer, as (the name that means that call alone, the layer's name, what it returned)."""
+    often = Counter(name for name, _ in seen)
+    count: Counter[str] = Counter()
+    calls = []
+    for name, tensor in seen:
+        calls.append((f"{name}:{count[name]}" if often[name] > 1 else name, name, tensor))
+        count[name] += 1
+    return calls
 
 
 def _alive(end: Tensor, candidates: list[tuple[str, Tensor, Layout]]) -> list[str]:

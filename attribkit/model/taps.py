@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -34,6 +35,11 @@ def _with_first(output: Any, tensor: Tensor) -> Any:
     return type(output)(*items) if hasattr(output, "_fields") else type(output)(items)
 
 
+def as_written() -> contextlib.AbstractContextManager[Any]:
+    """While it lasts, compiled modules run as they were written: compiled code does not notice hooks, or keeps those it once saw."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else contextlib.nullcontext()
+
+
 @contextlib.contextmanager
 def _hooked(modules: Mapping[str, nn.Module], hook: Callable[[str, Any], Any]) -> Iterator[None]:
     """Call `hook(name, output)` after each forward of each module; what it returns, unless None, replaces the output."""
@@ -41,7 +47,8 @@ def _hooked(modules: Mapping[str, nn.Module], hook: Callable[[str, Any], Any]) -
     try:
         for name, module in modules.items():
             handles.append(module.register_forward_hook(lambda _module, _args, output, name=name: hook(name, output)))
-        yield
+        with as_written():
+            yield
     finally:
         for handle in handles:
             handle.remove()
@@ -53,6 +60,7 @@ class Tap:
 
     layer: str
     call: int | None
+    scripted: bool = False
     leaf: Tensor | None = None
     calls: int = 0
 
@@ -80,14 +88,17 @@ class Tap:
         """The tapped tensor; `Unsupported` where the forward did not come by."""
         if self.leaf is None:
             which = "" if self.call is None else f" for the {self.call + 1}. time (calls: {self.calls})"
-            raise Unsupported(f"the model's forward never calls layer {self.layer!r}{which}")
+            why = (
+                ": the inside of a TorchScript module cannot be looked into; allowed: the module it was made from" if self.scripted else ""
+            )
+            raise Unsupported(f"the model's forward never calls layer {self.layer!r}{which}{why}")
         return self.leaf
 
 
 @contextlib.contextmanager
 def tapped(layer: str, module: nn.Module, *, call: int | None = None, grad: bool = False) -> Iterator[Tap]:
     """Keep what `module` returns; with `grad` the graph begins there, and nothing before the layer is differentiated."""
-    tap = Tap(layer, call)
+    tap = Tap(layer, call, isinstance(module, torch.jit.ScriptModule))
     try:
         with _hooked({layer: module}, lambda _name, output: tap.take(output, grad)):
             yield tap
@@ -102,7 +113,7 @@ def recorded(root: nn.Module) -> Iterator[list[tuple[str, Tensor]]]:
 
     def keep(name: str, output: Any) -> None:
         tensor = first_tensor(output)
-        if tensor is not None:
+        if tensor is not None and tensor.ndim:
             seen.append((name, tensor))
 
     try:

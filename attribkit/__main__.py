@@ -1,0 +1,5 @@
+"""`python -m attribkit`."""
+
+from .cli import main
+
+main()

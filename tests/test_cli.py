@@ -1,0 +1,181 @@
+"""The command line, as a person meets it: in a process of its own where that matters, else through its entry point."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from attribkit import Attribution, cli
+from attribkit.methods import METHODS
+
+MODEL = ["--model", "planted/shortcut-95"]
+
+
+def run(*arguments, code=0) -> None:
+    with pytest.raises(SystemExit) as left:  # noqa: PT012
+        cli.main([str(argument) for argument in arguments])
+    assert (left.value.code or 0) == code
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(3):
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (60, 80, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    return folder
+
+
+def test_explain_writes_pictures_maps_and_a_page(photos, tmp_path, capsys):
+    out = tmp_path / "out"
+    run("explain", photos, *MODEL, "--method", "grad_cam", "--method", "IntegratedGradients(steps=4)", "--limit", 2, "--out", out)
+    for method in ("grad_cam", "integrated_gradients"):
+        pictures = sorted((out / method).iterdir())
+        assert [path.name for path in pictures] == ["0.png.png", "1.png.png"]
+        assert all(Image.open(path).size[0] > 400 for path in pictures)
+        maps = Attribution.load(out / "maps" / method / "0000.safetensors")
+        assert maps.ids == ("0.png", "1.png") and maps.model == "planted/shortcut-95"
+    page = (out / "report.html").read_text()
+    assert "0.png" in page and "IntegratedGradients(steps=4)" in page and "<title>" in page
+    assert (out / "failures.csv").read_text().splitlines() == ["id,stage,reason"]
+    record = json.loads((out / "run.json").read_text())
+    assert [row["id"] for row in record["runs"][0]["images"]] == ["0.png", "1.png"]
+    shown = capsys.readouterr()
+    assert "CAM layer: layer3" in shown.out and "2 images, 2 methods" in shown.out
+    assert shown.err == ""  # no bar where there is no terminal
+
+
+def test_json_is_one_document_and_nothing_else(photos, tmp_path, capsys):
+    run("explain", photos, *MODEL, "--method", "random_map", "--target", "bird", "--kind", "probability", "--json", "--out", tmp_path / "out")
+    done = json.loads(capsys.readouterr().out)
+    assert [row["label"] for row in done["images"]] == ["bird"] * 3 and done["failures"] == []
+    assert all(row["score"] == pytest.approx(row["probability"]) for row in done["images"])
+    assert done["methods"] == ["RandomMap(seed=0)"]
+
+
+def test_broken_files_are_listed_at_the_end_and_the_rest_is_explained(photos, tmp_path, capsys):
+    (photos / "bad.jpg").write_bytes(b"\xff\xd8\xff not a photograph")
+    (photos / "empty.png").touch()
+    out = tmp_path / "out"
+    run("explain", photos, photos / "gone.png", *MODEL, "--method", "edge_map", "--out", out, code=3)
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 3 and all(line.startswith("not read: ") for line in errors)
+    assert len(list((out / "edge_map").glob("*.png"))) == 3
+    rows = (out / "failures.csv").read_text().splitlines()
+    assert len(rows) == 4 and "empty.png" in rows[2]
+
+
+def test_the_same_method_twice_gets_two_folders(photos, tmp_path):
+    run("explain", photos / "0.png", *MODEL, "--method", "grad_cam", "--method", "GradCAM(layer='layer1')", "--out", tmp_path / "out")
+    assert (tmp_path / "out" / "grad_cam" / "0.png.png").is_file() and (tmp_path / "out" / "grad_cam-2" / "0.png.png").is_file()
+
+
+class Payload:
+    def __init__(self, path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.fixture
+def weights(tmp_path):
+    save_file({"head.weight": torch.zeros(7, 3)}, tmp_path / "shapes.safetensors")
+    torch.save(Payload(tmp_path / "ran"), tmp_path / "code.pt")
+    (tmp_path / "noise.safetensors").write_bytes(os.urandom(100))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--target", "whale"], "no class is called 'whale'; allowed: bird, fish"),
+        (["--target", "2"], "no class is called '2'"),
+        (["--method", "gradcam"], "no method is called 'gradcam'"),
+        (["--method", "IntegratedGradients(step=3)"], "no setting of IntegratedGradients is called 'step'"),
+        (["--method", "IntegratedGradients(steps=0)"], "IntegratedGradients(steps=...): got 0, allowed: an int of at least 1"),
+        (["--method", "__import__('os').system('true')"], "cannot read"),
+        (["--method", "GradCAM(layer='layer9')"], "no layer is called 'layer9'"),
+        (["--layer", "layer9"], "no layer is called 'layer9'"),
+        (["--kind", "odds"], "no kind of target is called 'odds'"),
+        (["--model", "planted/shortcut-42"], "shortcut-42"),
+        (["--model", "torchvision/resnet51"], "no torchvision model is called 'resnet51'; did you mean"),
+        (["--model", "resnet50"], "no model is called 'resnet50'; allowed: hf/NAME"),
+        (["--weights", "IMAGENET1K_V9", "--model", "torchvision/resnet18"], "allowed: DEFAULT, IMAGENET1K_V1"),
+        (["--weights", "{tmp}/shapes.safetensors"], "weights are not of this network"),
+        (["--weights", "{tmp}/code.pt"], "would run code when loaded (posix.system)"),
+        (["--weights", "{tmp}/noise.safetensors"], "not a readable safetensors file"),
+        (["--weights", "{tmp}/none.safetensors"], "no such file"),
+        (["--mean", "a"], "got 'a', allowed: one number, or three"),
+        (["--std", "0"], "std"),
+        (["--classes", "nothing"], "a text file with one class a line"),
+        (["--classes", "a,b,c"], "got 3 class names, allowed: 2"),
+        (["--device", "cuda:99"], "--device: got 'cuda:99'"),
+        (["--device", "banana"], "--device: got 'banana'"),
+        (["--limit", "0"], "--limit"),
+        (["--nonsense"], "No such option"),
+        (["{tmp}/nowhere"], "nowhere"),
+        (["{tmp}/*.jpeg"], "jpeg"),
+    ],
+)
+def test_a_mistake_is_one_clear_line_and_exit_code_2(photos, weights, capsys, arguments, said):
+    given = [argument.replace("{tmp}", str(weights)) for argument in arguments]
+    model = [] if "--model" in given else MODEL
+    run("explain", *([] if given[0].startswith("/") and "no" in said[:2] else [photos]), *model, *given, "--out", weights / "out", code=3 if "nowhere" in said else 2)
+    shown = capsys.readouterr()
+    assert said in " ".join(shown.err.split()) and "Traceback" not in shown.err
+    lines = [line for line in shown.err.splitlines() if line and not line.startswith(("Usage:", "Try "))]
+    assert len(lines) == 1
+    assert not (weights / "ran").exists()
+
+
+def test_a_model_that_fails_on_its_input_is_one_line_and_exit_code_1(photos, tmp_path, capsys):
+    run("explain", photos, "--model", "planted/vit-95", "--size", 50, "--method", "gradient", "--out", tmp_path / "out", code=1)
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1 and "--traceback" in error
+
+
+@pytest.mark.parametrize("what", ["methods", "problems", "models"])
+def test_list(capsys, what):
+    run("list", what, "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert set(METHODS) <= set(found) or what != "methods"
+    assert "planted" in found or what != "problems"
+    assert {"planted/vit-95", "torchvision/resnet50"} <= set(found) or what != "models"
+    run("list", what, "a")
+    assert capsys.readouterr().out
+    run("list", "methodz", code=2)
+    assert "no list is called 'methodz'" in capsys.readouterr().err
+
+
+def test_demo_explains_two_models_by_every_method(tmp_path, capsys):
+    run("demo", "--out", tmp_path / "demo", "--count", 2, "--json")
+    done = json.loads(capsys.readouterr().out)
+    assert "planted/shortcut-95 is right on" in done["verdict"]
+    for model in ("planted-shortcut-95", "planted-shortcut-50"):
+        assert {path.name for path in (tmp_path / "demo" / model).iterdir()} == {*METHODS, "maps"}
+    assert len(list((tmp_path / "demo" / "images").glob("*.png"))) == 2
+    assert (tmp_path / "demo" / "report.html").stat().st_size > 20_000
+
+
+def test_interrupted_is_exit_code_130(photos, tmp_path, monkeypatch, capsys):
+    def stop(*_arguments, **_settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("attribkit.explaining.stream_images", stop)
+    run("explain", photos, *MODEL, "--out", tmp_path / "out", code=130)
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_installed_command_and_module_answer():
+    for command in ([sys.executable, "-m", "attribkit"], [os.path.join(os.path.dirname(sys.executable), "attribkit")]):
+        done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
+        assert done.stdout.startswith("attribkit, version ")
