@@ -309,7 +309,10 @@ def test_the_parsers_own_warnings_do_not_reach_the_user() -> None:
         assert message("Top(turns=1if 1else 2)").startswith("cannot read '1if 1else 2' in ")
 
 
-WORDS = """Top top Twice Wheel Cart turns label inner sizes = ( ) () , [ ] { } * ** : . - + ' " \\ 1 0.5 1e999 None True lambda if else not await f' b' := ü 0x 1_ ... #"""
+WORDS = """
+    Top top Twice Wheel Cart turns label inner sizes = ( ) () , [ ] { } * ** : . - + ' " \\ # ...
+    1 0.5 1e999 0x 1_ None True lambda if else not await f' b' := ü
+"""
 words = st.sampled_from([*WORDS.split(), "for x in", " ", "\t", "\n", "\0", "\ud800"])
 
 
