@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from . import maps as on_maps
-from .batch import Batch, Targets
+from .batch import Batch, Targets, names_of, remade
 from .errors import BadInput
 
 if TYPE_CHECKING:
@@ -50,25 +50,42 @@ class Attribution:
     extras: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "ids", tuple(self.ids))
-        object.__setattr__(self, "extras", types.MappingProxyType(dict(self.extras)))
-        if not isinstance(self.maps, Tensor) or self.maps.ndim != 3 or self.maps.dtype != torch.float32:
+        if not isinstance(self.maps, Tensor) or self.maps.ndim != 3 or self.maps.dtype != torch.float32 or 0 in self.maps.shape[1:]:
             got = f"{tuple(self.maps.shape)} {self.maps.dtype}" if isinstance(self.maps, Tensor) else type(self.maps).__name__
             raise BadInput(f"Attribution.maps: got {got}, allowed: a (B, h, w) float32 tensor")
         if self.maps.requires_grad:
             raise BadInput("Attribution.maps: got a tensor that requires grad, allowed: a detached one")
+        object.__setattr__(self, "ids", names_of(self.ids, "Attribution.ids"))
+        object.__setattr__(self, "classes", names_of(self.classes, "Attribution.classes"))
+        for name, value, kind in (("targets", self.targets, Targets), ("method", self.method, str), ("model", self.model, str)):
+            if not isinstance(value, kind):
+                raise BadInput(f"Attribution.{name}: got {type(value).__name__}, allowed: {kind.__name__}")
+        sides = tuple(self.size)
+        if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
+            raise BadInput(f"Attribution.size: got {self.size}, allowed: (H, W) of the images")
+        object.__setattr__(self, "size", sides)
+        self._check_rows()
+        object.__setattr__(self, "extras", types.MappingProxyType(dict(self.extras)))
+
+    def _check_rows(self) -> None:
+        """Raise unless everything has one row per map."""
         rows = len(self.maps)
-        lengths = {"targets": len(self.targets), "ids": len(self.ids)} | {name: len(extra) for name, extra in self.extras.items()}
-        if self.scores is not None:
-            lengths["scores"] = len(self.scores)
-        for name, length in lengths.items():
+        reported = {f"extras[{name!r}]": extra for name, extra in self.extras.items()}
+        for name, tensor in reported.items() if self.scores is None else {**reported, "scores": self.scores}.items():
+            if not isinstance(tensor, Tensor) or not tensor.ndim:
+                raise BadInput(f"Attribution.{name}: got {type(tensor).__name__}, allowed: a tensor with one row per map ({rows})")
+        if self.scores is not None and self.scores.ndim != 1:
+            raise BadInput(f"Attribution.scores: got {tuple(self.scores.shape)}, allowed: ({rows},)")
+        lengths = {"targets": len(self.targets), "ids": len(self.ids), "scores": rows if self.scores is None else len(self.scores)}
+        for name, length in (lengths | {name: len(extra) for name, extra in reported.items()}).items():
             if length != rows:
                 raise BadInput(f"Attribution.{name}: got {length}, allowed: one per map ({rows})")
-        if len(self.size) != 2 or min(self.size) < 1:
-            raise BadInput(f"Attribution.size: got {self.size}, allowed: (H, W) of the images")
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return remade(self)
 
     def __getitem__(self, rows: slice) -> Attribution:
         """Some of the maps, with everything that is known about them."""
@@ -93,7 +110,7 @@ class Attribution:
 
     def labels(self) -> tuple[str, ...]:
         """The name of each image's target class, or its index where the model's classes have no names."""
-        return tuple(self.classes[i] if i < len(self.classes) else f"class {i}" for i in self.targets.index.tolist())
+        return tuple(self.classes[i] if 0 <= i < len(self.classes) else f"class {i}" for i in self.targets.index.tolist())
 
     def show(self, batch: Batch | Tensor | None = None, *, limit: int = 8) -> Figure:
         """A matplotlib figure of up to `limit` maps, over the images of `batch` where that is given."""
@@ -122,7 +139,9 @@ class Attribution:
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
-            part.write_bytes(save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata))
+            # Copies, since the format refuses tensors that share memory, as parts of one batch do.
+            whole = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+            part.write_bytes(save(whole, metadata))
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
@@ -146,13 +165,14 @@ class Attribution:
             return cls(
                 maps=tensors["maps"],
                 targets=Targets(tensors["targets"], about["kind"]),
-                ids=tuple(about["ids"]),
+                ids=about["ids"],
                 method=about["method"],
                 size=(about["size"][0], about["size"][1]),
                 model=about["model"],
-                classes=tuple(about["classes"]),
+                classes=about["classes"],
                 scores=tensors.get("scores"),
                 extras={name.removeprefix("extra."): tensor for name, tensor in tensors.items() if name.startswith("extra.")},
             )
-        except (KeyError, TypeError, IndexError, json.JSONDecodeError) as error:
-            raise BadInput(f"{path}: a saved Attribution with a part missing or damaged: {error!r}") from error
+        except (KeyError, TypeError, IndexError, ValueError, RecursionError) as error:  # BadInput and JSON's errors are ValueErrors
+            reason = str(error) if isinstance(error, BadInput) else repr(error)
+            raise BadInput(f"{path}: a saved Attribution with a part missing or damaged: {reason}") from error

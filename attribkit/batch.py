@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import types
-from collections.abc import Mapping
-from typing import Literal, get_args
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from .errors import BadInput, UnknownName
 Kind = Literal["logit", "log_odds", "probability", "evidence"]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Targets:
     """What is explained: one scalar per image.
 
@@ -71,7 +71,7 @@ class Targets:
         return own if logits.shape[1] == 1 else own - logits.scatter(1, index, float("-inf")).logsumexp(1)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Batch:
     """Images and what is known about them.
 
@@ -90,17 +90,17 @@ class Batch:
         if not isinstance(self.images, Tensor) or self.images.ndim != 4 or not self.images.is_floating_point():
             got = f"{tuple(self.images.shape)} {self.images.dtype}" if isinstance(self.images, Tensor) else type(self.images).__name__
             raise BadInput(f"Batch.images: got {got}, allowed: a (B, 3, H, W) floating-point tensor")
-        rows, size = len(self.images), tuple(self.images.shape[-2:])
-        object.__setattr__(self, "ids", tuple(self.ids))
+        if not isinstance(self.targets, Targets):
+            raise BadInput(f"Batch.targets: got {type(self.targets).__name__}, allowed: Targets")
+        object.__setattr__(self, "ids", names_of(self.ids, "Batch.ids"))
+        rows = len(self.images)
         for name, length in {"targets": len(self.targets), "ids": len(self.ids)}.items():
             if length != rows:
                 raise BadInput(f"Batch.{name}: got {length}, allowed: one per image ({rows})")
         for name, region in self.regions.items():
-            if tuple(region.shape) != (rows, *size):
-                raise BadInput(f"Batch.regions[{name!r}]: got {tuple(region.shape)}, allowed: {(rows, *size)}")
+            _check_shape(f"Batch.regions[{name!r}]", region, (rows, *self.images.shape[-2:]))
         for name, group in self.groups.items():
-            if tuple(group.shape) != (rows,):
-                raise BadInput(f"Batch.groups[{name!r}]: got {tuple(group.shape)}, allowed: {(rows,)}")
+            _check_shape(f"Batch.groups[{name!r}]", group, (rows,))
         if self.logits is not None and (self.logits.ndim != 2 or len(self.logits) != rows):
             raise BadInput(f"Batch.logits: got {tuple(self.logits.shape)}, allowed: ({rows}, K)")
         object.__setattr__(self, "regions", types.MappingProxyType(dict(self.regions)))
@@ -108,6 +108,9 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return remade(self)
 
     def __getitem__(self, rows: slice) -> Batch:
         """Some of the images, with everything that is known about them."""
@@ -127,3 +130,27 @@ class Batch:
         if name not in self.regions:
             raise UnknownName("region", name, self.regions)
         return self.regions[name]
+
+
+def remade(record: Any) -> tuple[Any, ...]:
+    """How to copy a frozen record and to send it to another process: from its values, its read-only mappings as plain ones."""
+    values = (getattr(record, field.name) for field in dataclasses.fields(record))
+    return type(record), tuple(dict(value) if isinstance(value, types.MappingProxyType) else value for value in values)
+
+
+def names_of(ids: Iterable[str], what: str) -> tuple[str, ...]:
+    """The ids as a tuple, one string per image; `what` they are, in words, for the message if they are something else."""
+    if isinstance(ids, str):
+        raise BadInput(f"{what}: got a string, allowed: one string per image")
+    names = tuple(ids)
+    wrong = next((name for name in names if not isinstance(name, str)), None)
+    if wrong is not None:
+        raise BadInput(f"{what}: got {type(wrong).__name__}, allowed: one string per image")
+    return names
+
+
+def _check_shape(what: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+    if not isinstance(tensor, Tensor):
+        raise BadInput(f"{what}: got {type(tensor).__name__}, allowed: a tensor of shape {shape}")
+    if tuple(tensor.shape) != shape:
+        raise BadInput(f"{what}: got {tuple(tensor.shape)}, allowed: {shape}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -45,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         click.echo(f"Error: {error}", err=True)
         sys.exit(MISUSED)
+    except BrokenPipeError:  # who was reading has read enough, as in `attribkit list models | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILED)
     except (RuntimeError, AssertionError, ValueError, TypeError, IndexError, OSError) as error:
         # A model's own code, or the disk, failed: one line for the person; the place in the code is one option away.
         if "--traceback" in given:
@@ -138,7 +142,7 @@ def explain(images: tuple[str, ...], method_names: tuple[str, ...], limit: int |
 
 def _explained(album: Album, paths: list[Path], asked: dict[str, Any], *, as_json: bool) -> int:
     from .explaining import stream_images
-    from .report.album import write_album
+    from .report.album import PAGE_IMAGES, write_album
 
     model, broken = album.model, list[BrokenImage]()
     target = None if asked["target"] is None else model.target(asked["target"])
@@ -146,6 +150,8 @@ def _explained(album: Album, paths: list[Path], asked: dict[str, Any], *, as_jso
     section = album.section(_with_progress(batches, len(paths), broken))
     names = ", ".join(method.brief() for method in album.methods)
     summary = f"{len(album.rows)} images explained by {names}."
+    if len(album.rows) > PAGE_IMAGES:
+        summary += f" The first {PAGE_IMAGES} are shown here, the pictures of all are in the folders beside this page."
     page = write_album(album.out, [(album, section)], title=f"What {model.name} looked at", summary=summary, broken=broken)
     if as_json:
         failures = [{"id": error.path, "stage": "read", "reason": error.reason} for error in broken]
@@ -194,6 +200,9 @@ def _device(given: str | None) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.zeros(1, device=given)
+    except BrokenPipeError:  # who was reading has read enough, as in `attribkit list models | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILED)
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # an unknown name, or a device that is not there
         raise BadInput(f"--device: got {given!r}, allowed: cpu, or an accelerator that is there ({str(error).splitlines()[0]})") from error
     return given

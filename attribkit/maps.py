@@ -13,6 +13,8 @@ def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Maps at `size` (H, W), bilinear, without antialiasing; unchanged where they have that size."""
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
+    if len(size) != 2 or min(size) < 1:
+        raise BadInput(f"resize(size=...): got {tuple(size)}, allowed: (H, W), each at least 1")
     return F.interpolate(maps.unsqueeze(1), size=tuple(size), mode="bilinear", align_corners=False).squeeze(1)
 
 

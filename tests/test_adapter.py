@@ -317,7 +317,7 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("error", [None, ValueError("no"), KeyboardInterrupt()], ids=["", "error", "interrupt"])
+@pytest.mark.parametrize("error", [None, ValueError("halt"), KeyboardInterrupt("halt")], ids=["", "error", "interrupt"])
 @pytest.mark.parametrize("call", CALLS)
 def test_the_module_comes_back_as_it_was(images, targets, call, error):
     assert len(HOOKS) >= 8
@@ -325,7 +325,7 @@ def test_the_module_comes_back_as_it_was(images, targets, call, error):
     module.error = error
     before = snapshot(module)
     model = adapted(module)
-    with contextlib.nullcontext() if error is None else pytest.raises(type(error)):
+    with contextlib.nullcontext() if error is None else pytest.raises(type(error), match="halt"):
         CALLS[call](model, images, targets)
     unchanged(module, before)
     assert model.module is module

@@ -20,7 +20,7 @@ MODEL = ["--model", "planted/shortcut-95"]
 
 
 def run(*arguments, code=0) -> None:
-    with pytest.raises(SystemExit) as left:  # noqa: PT012
+    with pytest.raises(SystemExit) as left:
         cli.main([str(argument) for argument in arguments])
     assert (left.value.code or 0) == code
 
@@ -54,7 +54,20 @@ def test_explain_writes_pictures_maps_and_a_page(photos, tmp_path, capsys):
 
 
 def test_json_is_one_document_and_nothing_else(photos, tmp_path, capsys):
-    run("explain", photos, *MODEL, "--method", "random_map", "--target", "bird", "--kind", "probability", "--json", "--out", tmp_path / "out")
+    run(
+        "explain",
+        photos,
+        *MODEL,
+        "--method",
+        "random_map",
+        "--target",
+        "bird",
+        "--kind",
+        "probability",
+        "--json",
+        "--out",
+        tmp_path / "out",
+    )
     done = json.loads(capsys.readouterr().out)
     assert [row["label"] for row in done["images"]] == ["bird"] * 3 and done["failures"] == []
     assert all(row["score"] == pytest.approx(row["probability"]) for row in done["images"])
@@ -129,7 +142,15 @@ def weights(tmp_path):
 def test_a_mistake_is_one_clear_line_and_exit_code_2(photos, weights, capsys, arguments, said):
     given = [argument.replace("{tmp}", str(weights)) for argument in arguments]
     model = [] if "--model" in given else MODEL
-    run("explain", *([] if given[0].startswith("/") and "no" in said[:2] else [photos]), *model, *given, "--out", weights / "out", code=3 if "nowhere" in said else 2)
+    run(
+        "explain",
+        *([] if given[0].startswith("/") and "no" in said[:2] else [photos]),
+        *model,
+        *given,
+        "--out",
+        weights / "out",
+        code=3 if "nowhere" in said else 2,
+    )
     shown = capsys.readouterr()
     assert said in " ".join(shown.err.split()) and "Traceback" not in shown.err
     lines = [line for line in shown.err.splitlines() if line and not line.startswith(("Usage:", "Try "))]

@@ -77,7 +77,16 @@ def test_everything_that_holds_images_gives_the_same_maps(model, folder):
     path = folder / "a.png"
     expected = explain(model, load_images(path, model), "grad_cam")
     picture = Image.open(path)
-    for images in (path, str(path), [path], picture, [picture], model.preprocessing(picture), model.preprocessing(picture)[None], str(folder / "a.*")):
+    for images in (
+        path,
+        str(path),
+        [path],
+        picture,
+        [picture],
+        model.preprocessing(picture),
+        model.preprocessing(picture)[None],
+        str(folder / "a.*"),
+    ):
         result = explain(model, images, GradCAM())
         assert isinstance(result, Attribution)
         torch.testing.assert_close(result.maps, expected.maps)

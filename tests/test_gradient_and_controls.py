@@ -39,7 +39,9 @@ def test_agree_with_captum():
     saliency = attr.Saliency(module).attribute(asking, target=TARGETS.index, abs=False)
     product = attr.InputXGradient(module).attribute(asking, target=TARGETS.index)
     torch.testing.assert_close(Gradient().explained(adapted(module), images, TARGETS).maps, saliency.sum(1), rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(InputXGradient().explained(adapted(module), images, TARGETS).maps, product.sum(1).detach(), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(
+        InputXGradient().explained(adapted(module), images, TARGETS).maps, product.sum(1).detach(), rtol=1e-10, atol=1e-12
+    )
 
 
 def maps_of(method, images) -> torch.Tensor:

@@ -85,7 +85,9 @@ def test_sum_of_squares_gives_squares_and_a_product_is_shared_evenly(steps):
 def test_a_linear_model_is_complete_for_every_rule_and_baseline(rule, baseline):
     module = LinearModel().double()
     images = torch.randn(2, 3, *SIZE, dtype=torch.float64)
-    result = explained(module, images, IntegratedGradients(steps=2, rule=rule, baseline=baseline), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
+    result = explained(
+        module, images, IntegratedGradients(steps=2, rule=rule, baseline=baseline), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4)
+    )
     assert result.extras["convergence_delta"].abs().amax() < 1e-10
     assert result.extras["relative_delta"].amax() < 1e-10
 
@@ -171,7 +173,9 @@ def test_no_more_rows_run_at_once_than_allowed_and_as_many_points_as_fit():
 
     module = Recorded(GapCNN())
     model = adapted(module, max_rows=8)
-    path_gradient(model, torch.randn(3, 3, *SIZE), torch.zeros(3, 3, *SIZE), Targets(torch.tensor([0, 1, 2])), rule=quadrature("midpoint", 5))
+    path_gradient(
+        model, torch.randn(3, 3, *SIZE), torch.zeros(3, 3, *SIZE), Targets(torch.tensor([0, 1, 2])), rule=quadrature("midpoint", 5)
+    )
     assert module.rows == [6, 6, 3]  # two points of three images, twice, and the fifth
 
 

@@ -7,7 +7,7 @@ import weakref
 import pytest
 import torch
 import torch.nn.functional as F
-from models import SIZE, ChannelsLastCNN, GapCNN, InplaceCNN, LinearModel, Recorded, ReluCNN, ResidualCNN, Reused, TinyViT, adapted
+from models import SIZE, ChannelsLastCNN, GapCNN, InplaceCNN, LinearModel, Pair, Recorded, ReluCNN, ResidualCNN, Reused, TinyViT, adapted
 from torch import nn
 
 from attribkit.batch import Targets
@@ -139,7 +139,7 @@ class Boxed(nn.Module):
             "tuple": lambda: (features, None),
             "list": lambda: [None, features],
             "dict": lambda: {"mask": None, "features": features},
-            "namedtuple": lambda: torch.return_types.max((features, features.detach())),
+            "namedtuple": lambda: Pair(features, features.mean((2, 3))),
         }[self.kind]()
 
 
@@ -154,7 +154,7 @@ class Unboxing(nn.Module):
         return self.head(next(item for item in items if item is not None).mean((2, 3)))
 
 
-@pytest.mark.parametrize("kind", ["tuple", "list", "dict"])
+@pytest.mark.parametrize("kind", ["tuple", "list", "dict", "namedtuple"])
 def test_a_layer_may_return_its_tensor_in_a_container(images, targets, kind):
     module = Unboxing(kind).double()
     activations, gradients = adapted(module).activation_gradient(images.double(), targets, "box")

@@ -53,6 +53,8 @@ def _spans(grid: Layout, image: tuple[int, int]) -> bool:
     height, width = grid.height, grid.width
     if height * width < 2 or height > image[0] or width > image[1]:
         return False
+    if image[0] == image[1]:
+        return height == width
     # Paddings and roundings of strided layers move a side by a cell or so; small grids move most.
     return abs(height - width * image[0] / image[1]) <= 1 + 0.1 * height
 

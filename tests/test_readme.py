@@ -1,0 +1,39 @@
+"""What the README says is run, and what it lists is there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from attribkit import METHODS, cli
+from attribkit.model.planted import PLANTED
+
+README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_python_examples_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for block in blocks("python"):
+        names: dict = {}
+        exec(compile(block, "README.md", "exec"), names)
+        assert names["maps"].maps.shape[0] == 8 and (tmp_path / "maps.safetensors").is_file()
+        assert names["ig"].extras["relative_delta"].shape == (8,)
+
+
+def test_every_method_and_planted_model_is_listed():
+    assert all(f"`{name}`" in README for name in METHODS)
+    assert all(f"`{name}`" in README for name in PLANTED)
+
+
+@pytest.mark.parametrize(
+    "option", sorted(set(re.findall(r"--[a-z]+", "".join(line for line in README.splitlines() if line.startswith("| `--")))))
+)
+def test_options_are_those_of_the_command(option):
+    known = {name for each in cli.attribkit.commands["explain"].params for name in each.opts}
+    assert option in known
