@@ -138,15 +138,15 @@ def remade(record: Any) -> tuple[Any, ...]:
     return type(record), tuple(dict(value) if isinstance(value, types.MappingProxyType) else value for value in values)
 
 
-def names_of(ids: Iterable[str], what: str) -> tuple[str, ...]:
-    """The ids as a tuple, one string per image; `what` they are, in words, for the message if they are something else."""
-    if isinstance(ids, str):
-        raise BadInput(f"{what}: got a string, allowed: one string per image")
-    names = tuple(ids)
-    wrong = next((name for name in names if not isinstance(name, str)), None)
-    if wrong is not None:
-        raise BadInput(f"{what}: got {type(wrong).__name__}, allowed: one string per image")
-    return names
+def names_of(names: Iterable[str], what: str) -> tuple[str, ...]:
+    """Several names as a tuple; `what` they are, in words, for the message if they are something else."""
+    if isinstance(names, str):
+        raise BadInput(f"{what}: got a string, allowed: several strings")
+    found = tuple(names)
+    wrong = [type(name).__name__ for name in found if not isinstance(name, str)]
+    if wrong:
+        raise BadInput(f"{what}: got {wrong[0]}, allowed: strings")
+    return found
 
 
 def _check_shape(what: str, tensor: Tensor, shape: tuple[int, ...]) -> None:

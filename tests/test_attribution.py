@@ -68,11 +68,11 @@ def assert_same(left: Attribution, right: Attribution) -> None:
         ({"targets": torch.arange(3)}, r"targets: got Tensor, allowed: Targets"),
         ({"targets": Targets(torch.arange(2))}, r"targets: got 2, allowed: one per map \(3\)"),
         ({"ids": ("a",)}, r"ids: got 1, allowed: one per map \(3\)"),
-        ({"ids": "abc"}, r"ids: got a string, allowed: one string per image"),
-        ({"ids": (Path("a"), Path("b"), Path("c"))}, r"ids: got \w+Path, allowed: one string per image"),
+        ({"ids": "abc"}, r"ids: got a string, allowed: several strings"),
+        ({"ids": (Path("a"), Path("b"), Path("c"))}, r"ids: got \w+Path, allowed: strings"),
         ({"method": None}, r"method: got NoneType, allowed: str"),
         ({"model": 3}, r"model: got int, allowed: str"),
-        ({"classes": (1, 2)}, r"classes: got int, allowed: one string per image"),
+        ({"classes": (1, 2)}, r"classes: got int, allowed: strings"),
         ({"size": (8,)}, r"size: got \(8,\), allowed: \(H, W\) of the images"),
         ({"size": (8, 0)}, r"size: got \(8, 0\), allowed: \(H, W\) of the images"),
         ({"size": (8.0, 9.0)}, r"size: got \(8.0, 9.0\), allowed: \(H, W\) of the images"),
@@ -313,7 +313,6 @@ def test_a_part_that_is_missing_is_named(part: str, tmp_path: Path) -> None:
     [
         ("{", "JSONDecodeError"),
         ("[" * 100_000, "RecursionError"),
-        ([], "KeyError"),
         ("[]", "TypeError"),
         ("3", "TypeError"),
         ("{}", "KeyError('kind')"),
@@ -376,14 +375,15 @@ def mutant(good: bytes, rng: random.Random) -> bytes:
 def test_damaged_files_are_bad_input_or_a_whole_attribution(tmp_path: Path) -> None:
     """600 mutants: the format does not notice changed values, so some load; none does anything else."""
     good = attribution().save(tmp_path / "good.safetensors").read_bytes()
-    rng, path, refused = random.Random(0), tmp_path / "mutant.safetensors", 0
+    rng, path, refused, whole = random.Random(0), tmp_path / "mutant.safetensors", 0, 0
     for _ in range(600):
         path.write_bytes(mutant(good, rng))
         try:
             loaded = Attribution.load(path)
         except BadInput as error:
             refused += str(error).startswith(f"{path}: ")
-        else:
-            assert loaded.maps.shape[0] == len(loaded.ids) == len(loaded.targets)
-            refused -= 0
-    assert 400 <= refused < 600
+            continue
+        assert len(loaded.maps) == len(loaded.ids) == len(loaded.targets)
+        whole += 1
+    assert refused + whole == 600
+    assert 0 < whole < 200

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
+import pickle
 from typing import Any, get_args
 
 import pytest
@@ -187,8 +189,8 @@ def test_no_targets_of_no_logits_are_no_scores() -> None:
         ({"targets": torch.tensor([0, 1, 2])}, r"Batch\.targets: got Tensor, allowed: Targets"),
         ({"targets": targets(0, 1)}, r"Batch\.targets: got 2, allowed: one per image \(3\)"),
         ({"ids": ("a", "b")}, r"Batch\.ids: got 2, allowed: one per image \(3\)"),
-        ({"ids": "abc"}, r"Batch\.ids: got a string, allowed: one string per image"),
-        ({"ids": (1, 2, 3)}, r"Batch\.ids: got int, allowed: one string per image"),
+        ({"ids": "abc"}, r"Batch\.ids: got a string, allowed: several strings"),
+        ({"ids": (1, 2, 3)}, r"Batch\.ids: got int, allowed: strings"),
         ({"regions": {"object": torch.zeros(3, 5, 4)}}, r"Batch\.regions\['object'\]: got \(3, 5, 4\), allowed: \(3, 4, 5\)"),
         ({"regions": {"object": torch.zeros(2, 4, 5)}}, r"Batch\.regions\['object'\]: got \(2, 4, 5\), allowed: \(3, 4, 5\)"),
         ({"regions": {"object": [[0]]}}, r"Batch\.regions\['object'\]: got list, allowed: a tensor"),
@@ -247,3 +249,12 @@ def test_a_batch_cannot_be_changed_from_outside() -> None:
         made.regions["tag"] = torch.zeros(3, 4, 5)  # type: ignore[index]
     with pytest.raises(dataclasses.FrozenInstanceError, match="ids"):
         made.ids = ()  # type: ignore[misc]
+
+
+def test_a_batch_travels_between_processes() -> None:
+    made = batch()
+    for again in (pickle.loads(pickle.dumps(made)), copy.deepcopy(made)):
+        assert again.ids == made.ids
+        assert_close(again.images, made.images, rtol=0, atol=0)
+        assert_close(dict(again.regions), dict(made.regions), rtol=0, atol=0)
+        assert again.groups["place"].tolist() == [0, 7, 14]

@@ -88,9 +88,12 @@ def cam_layer(model: VisionModel) -> str:
         family = _FAMILIES.get(f"{kind.__module__}.{kind.__qualname__}")
         if family is not None:
             try:
-                return family(model.module)
+                name = family(model.module)
             except (AttributeError, IndexError):  # a network of that class whose parts were changed: look for ourselves
                 break
+            if name in model.layers:  # not so where images are so small that the family's layer has one place
+                return name
+            break
     return _last_live(model)
 
 

@@ -14,12 +14,10 @@ from torch import Tensor, nn
 from ..errors import Unsupported
 
 
-def first_tensor(output: Any) -> Tensor | None:
-    """The tensor a layer returned: itself, or the first of a tuple, list or mapping."""
-    if isinstance(output, Tensor):
-        return output
-    items = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple | list) else ()
-    return next((item for item in items if isinstance(item, Tensor)), None)
+def tensors_in(output: Any) -> list[Tensor]:
+    """What a layer returned: a tensor, or those in a tuple, list or mapping."""
+    items = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple | list) else (output,)
+    return [item for item in items if isinstance(item, Tensor)]
 
 
 def _with_first(output: Any, tensor: Tensor) -> Any:
@@ -69,7 +67,7 @@ class Tap:
         self.calls += 1
         if self.call is not None and self.call != self.calls - 1:
             return None
-        tensor = first_tensor(output)
+        tensor = next(iter(tensors_in(output)), None)
         if tensor is None:
             raise Unsupported(f"layer {self.layer!r} returns {type(output).__name__}; allowed: a layer that returns a tensor")
         if self.leaf is not None:
@@ -108,13 +106,14 @@ def tapped(layer: str, module: nn.Module, *, call: int | None = None, grad: bool
 
 @contextlib.contextmanager
 def recorded(root: nn.Module) -> Iterator[list[tuple[str, Tensor]]]:
-    """Every tensor that a module inside `root` returns, with the module's name, in the order they were returned."""
+    """Every tensor that a module inside `root` returns alone, with the module's name, in the order they were returned."""
     seen: list[tuple[str, Tensor]] = []
 
     def keep(name: str, output: Any) -> None:
-        tensor = first_tensor(output)
-        if tensor is not None and tensor.ndim:
-            seen.append((name, tensor))
+        # Of several, a later part of the model may use another one than that which a tap replaces.
+        found = tensors_in(output)
+        if len(found) == 1 and found[0].ndim:
+            seen.append((name, found[0]))
 
     try:
         with _hooked({name: module for name, module in root.named_modules() if name}, keep):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import torch
 from PIL import Image
 
-from ..batch import Batch
+from ..batch import Batch, Targets
 from ..methods import METHODS
 from ..model.adapter import VisionModel
+from ..model.planted import CLASSES
 from ..model.zoo import load_model
 from ..problems.planted import Planted
+from ..problems.scenes import PLACES
 from .album import Album, write_album
 from .figures import pixels
 
@@ -22,12 +25,13 @@ SEED = 7
 
 def write_demo(out: Path, count: int) -> tuple[Path, str]:
     """Make `count` images, explain both models by every method, and write it all below `out`; the page and a verdict in words."""
-    methods = [cls() for cls in METHODS.values()]
+    # Methods that ask the model first, then the controls, which do not.
+    methods = sorted((cls() for cls in METHODS.values()), key=lambda method: (not method.needs, "spatial_layer" not in method.needs))
     chapters, findings = [], []
     for name, words in MODELS.items():
         model = load_model(name)
         album = Album(out / name.replace("/", "-"), model, methods)
-        batches = [batch for _, batch in Planted(model, count, seed=SEED)]
+        batches = [_asked(model, batch) for _, batch in Planted(model, count, seed=SEED)]
         for batch in batches:
             _write_images(out / "images", batch, model)
         heading = f"{name}: the model that {words}"
@@ -37,6 +41,15 @@ def write_demo(out: Path, count: int) -> tuple[Path, str]:
     verdict = f"{'; '.join(findings)}."
     title = "A model that looks at the background, and one that looks at the animal"
     return write_album(out, chapters, title=title, summary=verdict), verdict
+
+
+def _asked(model: VisionModel, batch: Batch) -> Batch:
+    """The batch with what the model takes each image for as the target, and what the image shows as its name."""
+    logits = model.logits(batch.images)
+    shows = zip(batch.groups["object"].tolist(), batch.groups["background"].tolist(), batch.ids, strict=True)
+    ids = tuple(f"{CLASSES[kind]}-on-{PLACES[place]}-{name[-5:]}" for kind, place, name in shows)
+    regions = {name: batch.region(name) for name in ("object", "tag")}
+    return dataclasses.replace(batch, targets=Targets(logits.argmax(1)), ids=ids, regions=regions, logits=logits)
 
 
 def _write_images(folder: Path, batch: Batch, model: VisionModel) -> None:
