@@ -118,18 +118,23 @@ def as_attribkit_runs_it(it: Subject) -> Tensor:
     return it.images.contiguous(memory_format=chosen)
 
 
+def slices(count: int, rows: int = ROWS) -> list[slice]:
+    """`count` images, `rows` at once."""
+    return [slice(first, min(first + rows, count)) for first in range(0, count, rows)]
+
+
 def forward(module: nn.Module, images: Tensor) -> Tensor:
     """One forward without gradients."""
     with torch.no_grad():
-        return torch.cat([module(part) for part in images.split(ROWS)])
+        return torch.cat([module(images[rows]) for rows in slices(len(images))])
 
 
 def forward_and_gradient(module: nn.Module, images: Tensor, index: Tensor, rows: int = ROWS) -> Tensor:
     """The shortest way to d logit / d images of a module with frozen weights."""
     gradients = []
-    for part, classes in zip(images.split(rows), index.split(rows), strict=True):
-        leaf = part.detach().requires_grad_()
-        gradients.append(torch.autograd.grad(module(leaf).gather(1, classes.unsqueeze(1)).sum(), leaf)[0])
+    for part in slices(len(images), rows):
+        leaf = images[part].detach().requires_grad_()
+        gradients.append(torch.autograd.grad(module(leaf).gather(1, index[part].unsqueeze(1)).sum(), leaf)[0])
     return torch.cat(gradients)
 
 
@@ -143,8 +148,8 @@ def cam_by_hand(module: nn.Module, layer: str, images: Tensor, index: Tensor) ->
 
     maps = []
     handle = module.get_submodule(layer).register_forward_hook(cut)
-    for part, classes in zip(images.split(ROWS), index.split(ROWS), strict=True):
-        score = module(part).gather(1, classes.unsqueeze(1)).sum()
+    for part in slices(len(images)):
+        score = module(images[part]).gather(1, index[part].unsqueeze(1)).sum()
         gradient = torch.autograd.grad(score, kept[-1])[0]
         maps.append((gradient.mean((2, 3), keepdim=True) * kept[-1].detach()).sum(1))
     handle.remove()

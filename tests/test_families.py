@@ -197,12 +197,13 @@ def test_a_family_on_images_so_small_that_its_layer_has_one_place_is_searched():
 
 
 def test_a_subclass_belongs_to_its_family():
-    from torchvision.models.resnet import BasicBlock, ResNet
+    from torchvision.models.vision_transformer import VisionTransformer
 
-    class Mine(ResNet):
+    class Mine(VisionTransformer):
         pass
 
-    assert adapted(Mine(BasicBlock, [1, 1, 1, 1], num_classes=6), size=WIDE).layer == "layer4"
+    # Its head of zeros would hide the layer from a search.
+    assert adapted(Mine(64, 16, 3, 2, 24, 48, num_classes=6), size=64).layer == "encoder.layers.encoder_layer_2.ln_1"
 
 
 def test_no_spatial_layer_is_one_clear_line():

