@@ -4,9 +4,9 @@
     python benchmarks/train_planted.py --out DIR --only tag-95 --only vit-95
     python benchmarks/train_planted.py --table
 
-Two runs with the same seed on the same machine and versions write the same bytes; so do `shortcut-50` and `tag-50`, whose images are the
-same. Image i has the same creature, clutter, light and
-grain for every model; only what stands behind it, and the colour of its tag, follow the strength.
+Two runs with the same seed on the same machine and versions write the same bytes; so do `shortcut-50` and `tag-50`, whose images
+are the same. Image i has the same creature, clutter, light and grain for every model; only what stands behind it, and the colour of
+its tag, follow the strength. Drawing takes about 10 ms an image and training about 80 s a CNN and 160 s the ViT, on one free core.
 """
 
 from __future__ import annotations

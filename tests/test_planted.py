@@ -143,6 +143,7 @@ def test_batches_are_normalised_for_the_model(looked_at, scenes):
     problem = Planted(looked_at, count=5, seed=3, batch_size=2)
     batches = [batch for model, batch in problem if model is looked_at]
     assert [len(batch) for batch in batches] == [2, 2, 1]
+    assert [batch.ids[-1] for batch in batches] == ["planted-s50-seed3-00001", "planted-s50-seed3-00003", "planted-s50-seed3-00004"]
     images = torch.cat([batch.images for batch in batches])
     pixels = images * torch.tensor([0.5, 1.0, 2.0]).view(3, 1, 1) + torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)
     assert_close(pixels, scenes.images[:5])

@@ -11,11 +11,12 @@ import os
 import re
 import socket
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import nn
 
 from ..errors import AttribkitError, BadInput, BrokenWeights, Unavailable, UnknownName
@@ -165,14 +166,15 @@ def from_timm(name: str, weights: Weights) -> Loaded:
     if weights is None:
         module = timm.create_model(full, pretrained=False)
     elif from_file:
-        published = timm.create_model(full, pretrained=False, num_classes=0).pretrained_cfg["num_classes"]
-        module = load_weights(build, read_weights(weights), weights, published or 1000)
+        published = timm.models.get_pretrained_cfg(full)
+        module = load_weights(build, read_weights(weights), weights, published.num_classes if published and published.num_classes else 1000)
     elif not timm.is_model_pretrained(full):
         raise Unavailable(f"nobody published weights of timm/{full}; {_INSTEAD}")
     else:
         module = _from_hub(f"timm/{full}", lambda: timm.create_model(full, pretrained=True))
     labelled = getattr(module, "num_classes", 0) == 1000 and _on_imagenet(module)
-    return Loaded(module, timm_preprocessing(timm.data.resolve_data_config({}, model=module)), _imagenet() if labelled else ())
+    preprocessing = _unless_unknown(lambda: timm_preprocessing(timm.data.resolve_data_config({}, model=module)))
+    return Loaded(module, preprocessing, _imagenet() if labelled else ())
 
 
 def timm_preprocessing(config: Mapping[str, Any]) -> Preprocessing:
@@ -200,47 +202,85 @@ def _imagenet() -> tuple[str, ...]:
 def from_hf(name: str, weights: Weights) -> Loaded:
     """An image classifier of the Hugging Face hub ("org/name" or "org/name@revision") or of a folder; no code of the hub is ever run."""
     transformers = _extra("transformers", "hf")
-    if weights is not None and weights != "default" and not is_file_name(str(weights)):
+    if weights is not None and weights != "default" and not is_file_name(weights):
         raise BadInput(
-            f"weights of hf/{name}: got {weights!r}, allowed: default, a file, or none; a revision is part of the name: hf/org/name@revision"
+            f"weights of hf/{name}: got {weights!r}, allowed: default, a file, or none; a revision is part of the name, as in org/name@v2"
         )
-    where, _, revision = name.partition("@")
+    where, _, revision = (name, "", "") if Path(name).is_dir() else name.partition("@")
     options: dict[str, Any] = {"revision": revision or "main", "trust_remote_code": False}
     classifier = transformers.AutoModelForImageClassification
     if weights == "default":
-        module = _from_hub(f"hf/{name}", lambda: classifier.from_pretrained(where, use_safetensors=True, **options))
+        module, told = _from_hub(
+            f"hf/{name}", lambda: classifier.from_pretrained(where, use_safetensors=True, output_loading_info=True, **options)
+        )
+        if told["missing_keys"]:  # which transformers would fill with random numbers
+            raise BrokenWeights(f"hf/{name}", f"no weights of a classifier: {', '.join(sorted(told['missing_keys'])[:3])} missing")
     else:
         config = _from_hub(f"hf/{name}", lambda: transformers.AutoConfig.from_pretrained(where, **options))
-        module = classifier.from_config(config)
-        if weights is not None:
-            module = load_weights(lambda _classes: module, read_weights(str(weights)), str(weights), config.num_labels)
-    processor = _from_hub(f"hf/{name}", lambda: transformers.AutoImageProcessor.from_pretrained(where, **options))
+
+        def build(classes: int) -> nn.Module:
+            if classes != config.num_labels:
+                config.num_labels = classes
+            module: nn.Module = _from_hub(f"hf/{name}", lambda: classifier.from_config(config, trust_remote_code=False))
+            return module
+
+        module = build(config.num_labels) if weights is None else load_weights(build, read_weights(weights), weights, config.num_labels)
+    processor = transformers.AutoImageProcessor
+    preprocessing = _unless_unknown(lambda: hf_preprocessing(_from_hub(f"hf/{name}", lambda: processor.from_pretrained(where, **options))))
     names = module.config.id2label or {}
     labels = tuple(str(names[i]) for i in range(len(names))) if set(names) == set(range(len(names))) else ()
-    return Loaded(module, hf_preprocessing(processor), () if all(label == f"LABEL_{i}" for i, label in enumerate(labels)) else labels)
+    return Loaded(module, preprocessing, () if all(label == f"LABEL_{i}" for i, label in enumerate(labels)) else labels)
+
+
+_RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}
 
 
 def hf_preprocessing(processor: Any) -> Preprocessing:
-    """What a Hugging Face image processor does to an image, as a `Preprocessing`."""
-    size, crop = _sides(processor.size), _sides(getattr(processor, "crop_size", None))
-    resize, final = size, size
-    if crop is not None and getattr(processor, "do_center_crop", False):
-        final = crop
-    elif isinstance(size, int):
-        # ConvNeXt's processor scales the short side to size / crop_pct and crops; at 384 and above it squashes the whole image.
-        share = getattr(processor, "crop_pct", None)
-        resize = int(size / share) if share and size < 384 else (size, size)
-    if final is None or resize is None:
-        raise BadInput(f"the image processor {type(processor).__name__} states no size; allowed: size=... to state it")
+    """What a Hugging Face image processor does to an image, as a `Preprocessing`; checked on a picture, since each has its own rules."""
+    size, crop = _sides(getattr(processor, "size", None)), _sides(getattr(processor, "crop_size", None))
+    final = crop if crop is not None and getattr(processor, "do_center_crop", False) else size
+    kind = type(processor).__name__
+    if size is None or final is None:
+        raise BadInput(f"the image processor {kind} states no size")
+    short: int = size if isinstance(size, int) else min(size)
+    share = getattr(processor, "crop_pct", None)
+    # Scaled so that the crop is a share of it (ConvNeXt, PoolFormer); as stated; squashed (ConvNeXt from 384 on); LeViT's own.
+    ways: list[Any] = [size, (short, short), int(short * 256 / 224)]
+    if share:
+        ways.insert(0, int(short / share))
+    mean, std = _scaled(processor)
+    resample = getattr(processor, "resample", None)
+    interpolation = _RESAMPLE[2 if resample is None else int(resample)]
+    for resize in ways:
+        preprocessing = Preprocessing(mean, std, final, resize=resize, interpolation=interpolation)
+        if _agree(processor, preprocessing):
+            return preprocessing
+    raise BadInput(f"the image processor {kind} does more to an image than to resize, crop and normalise it")
+
+
+def _scaled(processor: Any) -> tuple[list[float], list[float]]:
+    """The mean and std with which a processor normalises pixels in [0, 1]."""
     scale = 255 * (getattr(processor, "rescale_factor", None) or 1 / 255) if getattr(processor, "do_rescale", True) else 255.0
     shift = 1.0 if getattr(processor, "rescale_offset", False) else 0.0
     normalised = getattr(processor, "do_normalize", True) and processor.image_mean is not None
-    mean, std = (processor.image_mean, processor.image_std) if normalised else ((0.0,) * 3, (1.0,) * 3)
-    interpolation = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}[
-        int(getattr(processor, "resample", None) or 2)
-    ]
-    means, stds = tuple((each + shift) / scale for each in mean), tuple(each / scale for each in std)
-    return Preprocessing(means, stds, final, resize=resize, interpolation=interpolation)
+    mean, std = (_three(processor.image_mean), _three(processor.image_std)) if normalised else ([0.0] * 3, [1.0] * 3)
+    again = _three(processor.image_std) if getattr(processor, "include_top", False) else [1.0] * 3  # EfficientNet's, divided by it twice
+    return [(each + shift) / scale for each in mean], [each * other / scale for each, other in zip(std, again, strict=True)]
+
+
+def _three(numbers: Any) -> list[float]:
+    return [float(each) for each in numbers] if isinstance(numbers, list | tuple) else [float(numbers)] * 3
+
+
+def _agree(processor: Any, preprocessing: Preprocessing) -> bool:
+    """Whether both make the same of a picture of ramps, one to the right, one down, one to the left; but for two grey levels."""
+    across, down = torch.linspace(0, 255, 400).expand(300, 400), torch.linspace(0, 255, 300).unsqueeze(1).expand(300, 400)
+    picture = Image.fromarray(torch.stack([across, down, 255 - across], -1).round().to(torch.uint8).numpy())
+    theirs = torch.as_tensor(processor(images=picture, return_tensors="pt")["pixel_values"])[0]
+    ours = preprocessing(picture)
+    if theirs.shape != ours.shape:
+        return False
+    return bool(((theirs - ours).abs() * torch.tensor(preprocessing.std).view(3, 1, 1)).amax() <= 2 / 255)
 
 
 def _sides(size: Any) -> Any:
@@ -251,7 +291,7 @@ def _sides(size: Any) -> Any:
     sides = (get("height"), get("width"))
     if all(sides):
         return int(sides[0]), int(sides[1])
-    return get("shortest_edge")
+    return None if get("longest_edge") else get("shortest_edge")
 
 
 # Shared -----------------------------------------------------------------------------------------------------------------------------
@@ -269,13 +309,26 @@ def _from_hub(name: str, load: Callable[[], Any]) -> Any:
     try:
         with _offline_if_unreachable():
             return load()
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        if isinstance(error, ValueError | RuntimeError) and not isinstance(error, OSError):
-            raise BrokenWeights(name, reason) from error
-        raise Unavailable(
-            f"{name} is neither in the cache nor could it be downloaded ({reason}); allowed: weights=PATH of a file, or weights=None (--weights none)"
-        ) from error
+    except ImportError as error:
+        raise Unavailable(f"{name} needs a package that is not installed ({_short(error)})") from error
+    except Exception as error:  # the libraries of two hubs, of two formats, of the network
+        folder = Path(name.partition("/")[2]).is_dir()
+        if not folder and (isinstance(error, OSError) or type(error).__module__.partition(".")[0] in ("httpx", "httpcore", "requests")):
+            raise Unavailable(f"{name} is neither in the cache nor could it be downloaded ({_short(error)}); {_INSTEAD}") from error
+        raise BrokenWeights(name, f"{_short(error) or type(error).__name__}") from error
+
+
+def _short(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _unless_unknown(find: Callable[[], Preprocessing]) -> Preprocessing | AttribkitError:
+    try:
+        return find()
+    except AttribkitError as error:
+        return error
+    except Exception as error:  # a processor that cannot take a picture
+        return BadInput(f"the image processor fails on a picture ({_short(error)})")
 
 
 @contextlib.contextmanager

@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from ..errors import UnknownName
+from ..errors import AttribkitError, BadInput, UnknownName
+from ..images import Preprocessing
 from .adapter import Three, VisionModel
 from .sources import Loaded, from_hf, from_planted, from_timm, from_torchvision
 
@@ -42,11 +44,38 @@ def load_model(  # noqa: PLR0913 - what may be overridden, all by name
     source, _, rest = name.partition("/")
     if source not in _SOURCES or not rest:
         raise UnknownName("model", name, [f"{each}/NAME" for each in _SOURCES])
-    loaded = _SOURCES[source](rest, weights)
+    with torch.inference_mode(False):  # weights that were made inside it would never have a gradient
+        loaded = _SOURCES[source](rest, weights)
+        module = _on(loaded.module.eval(), device)
+    preprocessing = _prepared(name, loaded.preprocessing, mean=mean, std=std, size=size)
     names = loaded.classes if classes is None else tuple(classes)
-    module = loaded.module.eval() if device is None else loaded.module.eval().to(device)
-    preprocessing = loaded.preprocessing.replaced(mean=mean, std=std, size=size)
     return VisionModel(module, preprocessing=preprocessing, classes=names, layer=layer, name=name)
+
+
+def _prepared(
+    name: str,
+    known: Preprocessing | AttribkitError,
+    *,
+    mean: Three | None,
+    std: Three | None,
+    size: int | tuple[int, int] | None,
+) -> Preprocessing:
+    if isinstance(known, Preprocessing):
+        return known.replaced(mean=mean, std=std, size=size)
+    if mean is None or std is None or size is None:
+        raise BadInput(f"{name}: {known}; allowed: mean=, std= and size= to say how it wants its images") from known
+    return Preprocessing(mean, std, size)
+
+
+def _on(module: nn.Module, device: str | torch.device | None) -> nn.Module:
+    if device is None:
+        return module
+    try:
+        return module.to(device)
+    except (RuntimeError, AssertionError) as error:  # torch has both for a device that is not there
+        raise BadInput(
+            f"device: got {str(device)!r}, allowed: a device of this machine, such as 'cpu' ({' '.join(str(error).split())[:120]})"
+        ) from error
 
 
 def model_names() -> dict[str, tuple[str, ...]]:
