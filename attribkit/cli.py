@@ -148,6 +148,9 @@ def _explained(album: Album, paths: list[Path], asked: dict[str, Any], *, as_jso
     target = None if asked["target"] is None else model.target(asked["target"])
     batches = stream_images(paths, model, target, rows=model.max_rows, kind=asked["kind"], broken=broken)
     section = album.section(_with_progress(batches, len(paths), broken))
+    if not album.rows:
+        more = f"; and {len(broken) - 3} more" if len(broken) > 3 else ""
+        raise BadInput("; ".join(map(str, broken[:3])) + more)
     names = ", ".join(method.brief() for method in album.methods)
     summary = f"{len(album.rows)} images explained by {names}."
     if len(album.rows) > PAGE_IMAGES:
@@ -169,7 +172,7 @@ def _explained(album: Album, paths: list[Path], asked: dict[str, Any], *, as_jso
         click.echo(f"{len(album.rows)} images, {len(album.methods)} methods -> {page}")
     for error in broken:
         click.echo(f"not read: {error}", err=True)
-    return 0 if not broken else WITH_ERRORS if album.rows else MISUSED
+    return WITH_ERRORS if broken else 0
 
 
 def _model(model_name: str, weights: str, classes: str | None, device: str | None, **overrides: Any) -> VisionModel:

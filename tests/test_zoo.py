@@ -90,6 +90,24 @@ def test_a_device_that_is_not_there(device):
 # torchvision ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def download(monkeypatch):
+    """torchvision's download as a function of one's own."""
+    from torchvision.models._api import WeightsEnum
+
+    def instead(what):
+        asked = []
+
+        def get(self, *args, **kwargs):
+            asked.append(kwargs)
+            return what()
+
+        monkeypatch.setattr(WeightsEnum, "get_state_dict", get)
+        return asked
+
+    return instead
+
+
 def test_preprocessing_and_classes_are_those_of_the_published_weights():
     model = load_model("torchvision/squeezenet1_1", weights=None)
     assert model.preprocessing == Preprocessing(*IMAGENET, 224, resize=256)
@@ -151,32 +169,14 @@ def test_auxiliary_heads_are_left_out_and_inputs_scaled_as_published(tmp_path):
     torch.testing.assert_close(model.logits(images), full.eval()(images).detach(), rtol=1e-4, atol=1e-5)
 
 
-def test_published_densenets_have_old_names(monkeypatch):
+def test_published_densenets_have_old_names(download):
     import torchvision.models as tv
 
     state = tv.densenet121(num_classes=1000).state_dict()
     old = {name.replace("norm1.", "norm.1.").replace("conv2.", "conv.2."): tensor for name, tensor in state.items()}
     assert old.keys() != state.keys()
-    monkeypatch.setattr(tv.WeightsEnum if hasattr(tv, "WeightsEnum") else tv._api.WeightsEnum, "get_state_dict", lambda *_, **__: old)
+    download(lambda: old)
     torch.testing.assert_close(dict(load_model("torchvision/densenet121").module.state_dict()), dict(state), rtol=0, atol=0)
-
-
-@pytest.fixture
-def download(monkeypatch):
-    """torchvision's download as a function of one's own."""
-    from torchvision.models._api import WeightsEnum
-
-    def instead(what):
-        asked = []
-
-        def get(self, *args, **kwargs):
-            asked.append(kwargs)
-            return what()
-
-        monkeypatch.setattr(WeightsEnum, "get_state_dict", get)
-        return asked
-
-    return instead
 
 
 def raising(error):
@@ -386,7 +386,7 @@ def test_code_in_a_folder_is_not_run(folder):
     (folder / "config.json").write_text(json.dumps(config))
     assert load_model(f"hf/{folder}").classes == ("cat", "dog", "emu")
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "made_up"}))
-    with pytest.raises(BrokenWeights, match="trust_remote_code|made_up") as caught:
+    with pytest.raises(BrokenWeights, match="contains custom code which must be executed") as caught:
         load_model(f"hf/{folder}")
     one_line(caught)
     assert not mark.exists()
@@ -551,8 +551,8 @@ def test_squeezenet_sees_real_photographs(shared_data):
 def test_mobilenet_wants_another_mean_than_torchvisions(shared_data):
     weights = shared_data / "models" / "mobilenet_v2-imagenet.safetensors"
     right, wrong = (
-        _top1(load_model("torchvision/mobilenet_v2", weights=weights, **numbers), shared_data / "imagenet-samples", 100)
+        _top1(load_model("torchvision/mobilenet_v2", weights=weights, **numbers), shared_data / "imagenet-samples", 40)
         for numbers in ({"mean": 0.5, "std": 0.5}, {})
     )
-    assert abs(right - 0.785) < 0.1
-    assert wrong < right - 0.05
+    assert abs(right - 0.785) < 0.13  # of 40 images, two standard errors
+    assert wrong < right
