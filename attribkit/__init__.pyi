@@ -8,6 +8,7 @@ from .batch import Batch as Batch
 from .batch import Targets as Targets
 from .errors import AttribkitError as AttribkitError
 from .errors import BadInput as BadInput
+from .errors import BrokenFile as BrokenFile
 from .errors import BrokenImage as BrokenImage
 from .errors import BrokenWeights as BrokenWeights
 from .errors import OutOfMemory as OutOfMemory

@@ -3,8 +3,9 @@
     AttribkitError
     ├── BadInput             an argument, a tensor or a file is not what is allowed (also a ValueError)
     │   ├── UnknownName      no method, model, layer or class of that name
-    │   ├── BrokenImage      a file that cannot be read as an image
-    │   └── BrokenWeights    a file that cannot be read as the weights of that network
+    │   └── BrokenFile       a file that cannot be read as what it should be
+    │       ├── BrokenImage      an image
+    │       └── BrokenWeights    the weights of that network
     ├── Unsupported          this model cannot give what this method needs
     ├── Unavailable          an optional package, or a download, is missing
     └── OutOfMemory          not even one image fits
@@ -32,6 +33,7 @@ class UnknownName(BadInput):
 
     def __init__(self, kind: str, got: object, known: Iterable[str], hint: str = "") -> None:
         names = sorted(set(known))
+        self._made_of = (kind, str(got), names, hint)
         near = difflib.get_close_matches(str(got).lower(), names, n=3, cutoff=0.5)
         if len(names) <= 12:
             offer = f"allowed: {', '.join(names) or 'none'}"
@@ -41,27 +43,27 @@ class UnknownName(BadInput):
             offer = f"allowed: {', '.join(names[:6])}, ... ({len(names)} in all)"
         super().__init__(f"no {kind} is called {str(got)!r}; {offer}{'; ' + hint if hint else ''}")
 
+    def __reduce__(self) -> tuple[type[UnknownName], tuple[str, str, list[str], str]]:
+        return type(self), self._made_of
 
-class BrokenImage(BadInput):
+
+class BrokenFile(BadInput):
+    """The file at `path` cannot be read as what it should be, for `reason`."""
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        self.path, self.reason = str(path), " ".join(reason.split())
+        super().__init__(f"{self.path}: {self.reason}")
+
+    def __reduce__(self) -> tuple[type[BrokenFile], tuple[str, str]]:
+        return type(self), (self.path, self.reason)
+
+
+class BrokenImage(BrokenFile):
     """The file at `path` cannot be read as an image, for `reason`."""
 
-    def __init__(self, path: str | Path, reason: str) -> None:
-        self.path, self.reason = str(path), " ".join(reason.split())
-        super().__init__(f"{self.path}: {self.reason}")
 
-    def __reduce__(self) -> tuple[type[BrokenImage], tuple[str, str]]:
-        return type(self), (self.path, self.reason)
-
-
-class BrokenWeights(BadInput):
+class BrokenWeights(BrokenFile):
     """The file at `path` does not hold weights for the network, for `reason`."""
-
-    def __init__(self, path: str | Path, reason: str) -> None:
-        self.path, self.reason = str(path), " ".join(reason.split())
-        super().__init__(f"{self.path}: {self.reason}")
-
-    def __reduce__(self) -> tuple[type[BrokenWeights], tuple[str, str]]:
-        return type(self), (self.path, self.reason)
 
 
 class Unsupported(AttribkitError):

@@ -197,7 +197,13 @@ def test_the_tree_of_errors_is_the_one_drawn() -> None:
     real = {each.__name__: next(base.__name__ for base in each.__bases__) for each in own if each is not errors.AttribkitError}
     assert drawn_tree() == real
     assert len(real) >= 7
-    assert [each.__name__ for each in own if issubclass(each, ValueError)] == ["BadInput", "UnknownName", "BrokenImage", "BrokenWeights"]
+    assert [each.__name__ for each in own if issubclass(each, ValueError)] == [
+        "BadInput",
+        "UnknownName",
+        "BrokenFile",
+        "BrokenImage",
+        "BrokenWeights",
+    ]
 
 
 def test_every_error_is_public() -> None:

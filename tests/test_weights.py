@@ -126,6 +126,15 @@ def test_what_is_missing_unexpected_or_misshaped_is_named(tmp_path):
     )
 
 
+def test_one_name_too_few_or_too_many_is_enough(tmp_path):
+    state = dict(GapCNN().state_dict())
+    torch.save(state | {"more": torch.zeros(1)}, tmp_path / "more.pt")
+    refused(tmp_path / "more.pt", r"not of this network: 1 unexpected \(more\)$")
+    del state["head.bias"]
+    torch.save(state, tmp_path / "less.pt")
+    refused(tmp_path / "less.pt", r"not of this network: 1 missing \(head.bias\)$")
+
+
 def test_codes_of_weights_are_not_taken_for_weights(tmp_path):
     state = dict(GapCNN().state_dict())
     state["features.conv1.weight"] = torch.zeros(8, 3, 3, 3, dtype=torch.int8)

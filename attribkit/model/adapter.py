@@ -238,7 +238,7 @@ class VisionModel:
             for weight in learning:
                 weight.requires_grad_(False)
             # A model that draws random numbers, such as dropout that is never off, takes none from the caller's sequence.
-            with torch.random.fork_rng(devices, device_type="cuda"), torch.inference_mode(False), torch.no_grad(), autocast:
+            with torch.random.fork_rng(devices, device_type="cuda"), ordinary_tensors(), torch.no_grad(), autocast:
                 yield self
         finally:
             self._inside = False
@@ -326,6 +326,11 @@ class VisionModel:
         yield from self.module.buffers()
 
 
+def ordinary_tensors() -> contextlib.AbstractContextManager[None]:
+    """While it lasts tensors are made as anywhere else, also inside `torch.inference_mode`: those made in that have no gradients."""
+    return torch.inference_mode(False)
+
+
 def _checked(images: Tensor, targets: Targets | None = None) -> tuple[Tensor, Targets]:
     """The images without their graph and the targets, fit for autograd, or `BadInput` that says what is wrong with them."""
     if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point() or not len(images):
@@ -335,7 +340,7 @@ def _checked(images: Tensor, targets: Targets | None = None) -> tuple[Tensor, Ta
         return images.detach(), Targets(torch.zeros(len(images), dtype=torch.int64))
     if len(targets) != len(images):
         raise BadInput(f"targets: got {len(targets)}, allowed: one for each of {len(images)} images")
-    with torch.inference_mode(False):  # what was made in inference mode cannot be kept for a backward; a copy can
+    with ordinary_tensors():  # what was made in inference mode cannot be kept for a backward; a copy can
         return images.detach(), Targets(targets.index.clone(), targets.kind)
 
 

@@ -21,7 +21,7 @@ from torch import nn
 
 from ..errors import AttribkitError, BadInput, BrokenWeights, Unavailable, UnknownName
 from ..images import Preprocessing
-from .weights import is_file_name, load_weights, read_weights
+from .weights import attempt, is_file_name, load_weights, read_weights
 
 Weights = str | Path | None
 _INSTEAD = "allowed: weights=PATH of a file, or weights=None (--weights none) for random ones"
@@ -123,13 +123,14 @@ def _published(published: Any, weights: str, name: str) -> Any:
 
 def _downloaded(chosen: Any) -> Any:
     """The published weights, from the cache or the network."""
-    try:
-        return chosen.get_state_dict(progress=False, check_hash=True, weights_only=True)
-    except (OSError, http.client.HTTPException) as error:
-        raise Unavailable(f"{chosen} could not be downloaded from {chosen.url} ({error}); {_INSTEAD}") from error
-    except Exception as error:  # what was downloaded, or lies in the cache, is damaged: any of a dozen types
-        where = f"{torch.hub.get_dir()}/checkpoints"
-        raise BrokenWeights(str(chosen), f"{error or type(error).__name__}; allowed: delete it from {where}, to fetch it anew") from error
+
+    def told(error: Exception) -> AttribkitError:
+        if isinstance(error, OSError | http.client.HTTPException):
+            return Unavailable(f"{chosen} could not be downloaded from {chosen.url} ({error}); {_INSTEAD}")
+        file = chosen.url.rpartition("/")[2]
+        return BrokenWeights(str(chosen), f"{error or type(error).__name__}; allowed: delete {file} from torch's cache, to fetch it anew")
+
+    return attempt(lambda: chosen.get_state_dict(progress=False, check_hash=True, weights_only=True), told)
 
 
 def _one(size: Any) -> Any:
@@ -274,8 +275,10 @@ def _three(numbers: Any) -> list[float]:
 
 def _agree(processor: Any, preprocessing: Preprocessing) -> bool:
     """Whether both make the same of a picture of ramps, one to the right, one down, one to the left; but for two grey levels."""
-    across, down = torch.linspace(0, 255, 400).expand(300, 400), torch.linspace(0, 255, 300).unsqueeze(1).expand(300, 400)
-    picture = Image.fromarray(torch.stack([across, down, 255 - across], -1).round().to(torch.uint8).numpy())
+    down = Image.linear_gradient("L")
+    left = down.transpose(Image.Transpose.ROTATE_270)
+    right = down.transpose(Image.Transpose.ROTATE_90)
+    picture = Image.merge("RGB", [ramp.resize((400, 300)) for ramp in (right, down, left)])
     theirs = torch.as_tensor(processor(images=picture, return_tensors="pt")["pixel_values"])[0]
     ours = preprocessing(picture)
     if theirs.shape != ours.shape:
@@ -306,16 +309,17 @@ def _extra(package: str, extra: str | None = None) -> Any:
 
 def _from_hub(name: str, load: Callable[[], Any]) -> Any:
     """What `load` gives; whatever keeps a hub's model from coming becomes one typed error."""
-    try:
-        with _offline_if_unreachable():
-            return load()
-    except ImportError as error:
-        raise Unavailable(f"{name} needs a package that is not installed ({_short(error)})") from error
-    except Exception as error:  # the libraries of two hubs, of two formats, of the network
-        folder = Path(name.partition("/")[2]).is_dir()
-        if not folder and (isinstance(error, OSError) or type(error).__module__.partition(".")[0] in ("httpx", "httpcore", "requests")):
-            raise Unavailable(f"{name} is neither in the cache nor could it be downloaded ({_short(error)}); {_INSTEAD}") from error
-        raise BrokenWeights(name, f"{_short(error) or type(error).__name__}") from error
+
+    def told(error: Exception) -> AttribkitError:
+        if isinstance(error, ImportError):
+            return Unavailable(f"{name} needs a package that is not installed ({_short(error)})")
+        network = isinstance(error, OSError) or type(error).__module__.partition(".")[0] in ("httpx", "httpcore", "requests")
+        if network and not Path(name.partition("/")[2]).is_dir():
+            return Unavailable(f"{name} is neither in the cache nor could it be downloaded ({_short(error)}); {_INSTEAD}")
+        return BrokenWeights(name, _short(error) or type(error).__name__)
+
+    with _offline_if_unreachable():
+        return attempt(load, told)
 
 
 def _short(error: BaseException) -> str:
@@ -323,12 +327,10 @@ def _short(error: BaseException) -> str:
 
 
 def _unless_unknown(find: Callable[[], Preprocessing]) -> Preprocessing | AttribkitError:
-    try:
-        return find()
+    try:  # a processor may fail on a picture in any way
+        return attempt(find, lambda error: BadInput(f"the image processor fails on a picture ({_short(error)})"))
     except AttribkitError as error:
         return error
-    except Exception as error:  # a processor that cannot take a picture
-        return BadInput(f"the image processor fails on a picture ({_short(error)})")
 
 
 @contextlib.contextmanager

@@ -8,12 +8,14 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import BadInput, BrokenWeights
+from ..errors import AttribkitError, BadInput, BrokenWeights
+
+T = TypeVar("T")
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "module")
@@ -54,28 +56,35 @@ def _not_weights(found: Any, size: int) -> str:
 def _safetensors(path: Path) -> Any:
     from safetensors.torch import load_file
 
-    try:
-        return load_file(str(path))
-    except Exception as error:  # a damaged file raises one type, an unreadable one others: all are one answer here
-        raise BrokenWeights(path, f"not a readable safetensors file: {error}") from error
+    return attempt(lambda: load_file(str(path)), lambda error: BrokenWeights(path, f"not a readable safetensors file: {error}"))
 
 
 def _torch(path: Path) -> Any:
     strange = _strange(path)
     if strange:
         raise BrokenWeights(path, f"{strange}; allowed: a file as torch.save writes it; {_RECIPE}")
+
+    def refused(error: Exception) -> BrokenWeights:
+        wanted = ", ".join(_unsafe(path))
+        reason = f"it would run code when loaded ({wanted})" if wanted else f"cannot be read as weights alone ({type(error).__name__})"
+        return BrokenWeights(path, f"{reason}; allowed: a state dict; {_RECIPE}")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of the file's form; what counts is whether it can be read safely
+        return attempt(lambda: torch.load(path, map_location="cpu", weights_only=True), refused)
+
+
+def attempt(load: Callable[[], T], told: Callable[[Exception], AttribkitError]) -> T:
+    """What `load` gives; whatever it raises as the error that `told` makes of it.
+
+    For foreign readers alone: damaged files make them raise a dozen types, bare KeyErrors among them, which are all one answer here.
+    """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of the file's form; what counts is whether it can be read safely
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged files raise a dozen types here, bare KeyErrors among them; all are one answer
-        wanted = _unsafe(path)
-        reason = (
-            f"it would run code when loaded ({', '.join(wanted)})"
-            if wanted
-            else f"cannot be read as weights alone ({type(error).__name__})"
-        )
-        raise BrokenWeights(path, f"{reason}; allowed: a state dict; {_RECIPE}") from error
+        return load()
+    except AttribkitError:
+        raise
+    except Exception as error:
+        raise told(error) from error
 
 
 def _strange(path: Path) -> str:

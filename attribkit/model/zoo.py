@@ -10,7 +10,7 @@ from torch import nn
 
 from ..errors import AttribkitError, BadInput, UnknownName
 from ..images import Preprocessing
-from .adapter import Three, VisionModel
+from .adapter import Three, VisionModel, ordinary_tensors
 from .sources import Loaded, from_hf, from_planted, from_timm, from_torchvision
 
 DEFAULT = "default"
@@ -44,7 +44,7 @@ def load_model(  # noqa: PLR0913 - what may be overridden, all by name
     source, _, rest = name.partition("/")
     if source not in _SOURCES or not rest:
         raise UnknownName("model", name, [f"{each}/NAME" for each in _SOURCES])
-    with torch.inference_mode(False):  # weights that were made inside it would never have a gradient
+    with ordinary_tensors():
         loaded = _SOURCES[source](rest, weights)
         module = _on(loaded.module.eval(), device)
     preprocessing = _prepared(name, loaded.preprocessing, mean=mean, std=std, size=size)
