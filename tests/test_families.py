@@ -256,10 +256,25 @@ def test_a_declared_patch_is_read(declared, expected):
         assert families.patch(module) == expected
 
 
-def test_convolutional_means_mostly_2d_convolutions():
-    assert families.convolutional(GapCNN())
-    assert not families.convolutional(TinyViT())
-    assert not families.convolutional(LinearModel())
+def test_convolution_weights_are_those_of_mostly_convolutional_models():
+    assert families.convolution_weights(GapCNN()) == 3 * 8 * 9 + 8 * 8 * 9
+    assert families.convolution_weights(TinyViT()) == 0
+    assert families.convolution_weights(LinearModel()) == 0
+
+
+@pytest.mark.parametrize(("weights", "rows", "last"), [(1, 1, True), (15, 1, False), (15, 2, True), (35, 3, False), (35, 4, True)])
+def test_channels_last_once_there_are_images_enough_for_the_weights(weights, rows, last):
+    formats = []
+
+    class Watching(GapCNN):
+        def forward(self, images):
+            formats.append(images.is_contiguous(memory_format=torch.channels_last))
+            return super().forward(images)
+
+    model = adapted(Watching())
+    model._convolution_weights = weights * 1_000_000  # as if it were so large a model
+    model.logits(torch.randn(rows, 3, 24, 40))
+    assert formats == [last]
 
 
 def test_the_real_cifar_vit(shared_data):

@@ -7,6 +7,7 @@ import http.client
 import json
 import socket
 import sys
+import types
 import urllib.error
 
 import numpy as np
@@ -364,10 +365,9 @@ def test_a_folder_with_a_file_of_weights_or_none(folder, tmp_path):
     model = load_model(f"hf/{folder}", weights=saved(state, tmp_path / "other.safetensors"))
     torch.testing.assert_close(dict(model.module.state_dict()), dict(state), rtol=0, atol=0)
     state["classifier.weight"], state["classifier.bias"] = torch.zeros(7, 16), torch.zeros(7)
-    assert load_model(f"hf/{folder}", weights=saved(state, tmp_path / "seven.safetensors")).logits(torch.zeros(1, 3, 32, 32)).shape == (
-        1,
-        7,
-    )
+    seven = load_model(f"hf/{folder}", weights=saved(state, tmp_path / "seven.safetensors"))
+    assert seven.logits(torch.zeros(1, 3, 32, 32)).shape == (1, 7)
+    assert seven.classes == ()  # transformers calls them LABEL_0 and so on, which is no name
 
 
 def test_a_folder_with_a_pickle_alone_is_refused(folder):
@@ -516,6 +516,12 @@ def test_a_processor_that_does_something_else_is_not_guessed_at(name, settings):
     hf = pytest.importorskip("transformers")
     with pytest.raises(BadInput, match=f"the image processor {name}.* does more to an image than to resize, crop and normalise it"):
         sources.hf_preprocessing(getattr(hf, name)(**settings))
+
+
+def test_a_processor_that_bounds_the_long_side_states_no_size():
+    processor = types.SimpleNamespace(size={"shortest_edge": 40, "longest_edge": 60})
+    with pytest.raises(BadInput, match="the image processor SimpleNamespace states no size"):
+        sources.hf_preprocessing(processor)
 
 
 # Planted, and real weights --------------------------------------------------------------------------------------------------

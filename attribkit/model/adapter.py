@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -229,7 +230,7 @@ class VisionModel:
         training = [module for module in self.module.modules() if module.training]
         # The flag of a weight that was made in inference mode cannot be set outside it.
         learning = [weight for weight in self.module.parameters() if weight.requires_grad and not weight.is_inference()]
-        devices = sorted({tensor.device.index or 0 for tensor in self._tensors() if tensor.device.type == "cuda"})
+        devices = sorted({tensor.device.index or 0 for tensor in self._tensors()}) if self.device.type == "cuda" else []
         autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
         self._inside = True
         try:
@@ -250,7 +251,8 @@ class VisionModel:
     @contextlib.contextmanager
     def _running(self, grad: bool) -> Iterator[None]:
         """Inside `studied`, with gradients on or off; to differentiate compiled code gains nothing and may warn."""
-        if grad and any(tensor.is_inference() for tensor in self._tensors()):
+        first = next(self._tensors(), None)
+        if grad and first is not None and first.is_inference():
             raise Unsupported(
                 f"{self.name} was made under torch.inference_mode, which allows no gradients; allowed: make or copy it outside"
             )
@@ -291,7 +293,8 @@ class VisionModel:
     def answer(self, images: Tensor) -> Tensor:
         """The logits of images that fit into memory at once, inside `studied`; with a graph where gradients are on."""
         images = images.to(self.device, self._dtype(images))
-        faster = images.device.type == "cpu" and families.convolutional(self.module)
+        # On a CPU convolutions run faster with channels last, once there are images enough to pay for reordering the weights each time.
+        faster = images.device.type == "cpu" and 0 < self._convolution_weights <= 10_000_000 * len(images)
         # A copy, always: a model may begin with an in-place operation, and the caller's images must stay as they are.
         images = images.clone(memory_format=torch.channels_last if faster else torch.contiguous_format)
         logits = logits_in(self.module(images), len(images), self.name)
@@ -316,6 +319,10 @@ class VisionModel:
                 f"layer {layer!r} of {self.name} returns {tuple(found.shape)}, which is no grid over {tuple(images.shape[-2:])} images"
             )
         return grid
+
+    @functools.cached_property
+    def _convolution_weights(self) -> int:
+        return families.convolution_weights(self.module)
 
     def _dtype(self, images: Tensor) -> torch.dtype:
         weights = (tensor.dtype for tensor in self._tensors() if tensor.is_floating_point())

@@ -171,7 +171,8 @@ def patch(module: nn.Module) -> tuple[int, int] | None:
     return None
 
 
-def convolutional(module: nn.Module) -> bool:
-    """Whether the model is mostly made of 2-D convolutions: such a one runs faster on a CPU with channels last."""
-    kinds = Counter(isinstance(each, nn.Conv2d) for each in module.modules() if isinstance(each, nn.Conv2d | nn.Linear))
-    return kinds[True] > kinds[False]
+def convolution_weights(module: nn.Module) -> int:
+    """How many weights the 2-D convolutions of a mostly convolutional model have; 0 for other models."""
+    layers = [each for each in module.modules() if isinstance(each, nn.Conv2d | nn.Linear)]
+    dense = [each for each in layers if isinstance(each, nn.Conv2d)]
+    return sum(each.weight.numel() for each in dense) if 2 * len(dense) > len(layers) else 0
