@@ -21,5 +21,6 @@ from .images import Preprocessing as Preprocessing
 from .methods import METHODS as METHODS
 from .model.adapter import VisionModel as VisionModel
 from .model.zoo import load_model as load_model
+from .problems import PROBLEMS as PROBLEMS
 
 __version__: str

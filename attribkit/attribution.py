@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import types
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 from . import maps as on_maps
 from .batch import Batch, Targets, names_of, remade
 from .errors import BadInput
+from .files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,7 +36,7 @@ class Attribution:
 
     `maps` (B, h, w) float32; `targets` and `ids` one per image; `method` the `repr` that makes the method again; `size` (H, W) of the
     images; `model` and `classes` name what was explained; `scores` (B,) is the model's answer for the target where it is known;
-    `extras` holds what else the method reports, one row per image.
+    `extras` holds what else the method reports, one row per image; `facts` what else decided the maps (layer, precision, ...), in words.
     """
 
     maps: Tensor
@@ -48,6 +48,7 @@ class Attribution:
     classes: tuple[str, ...] = ()
     scores: Tensor | None = None
     extras: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
+    facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not isinstance(self.maps, Tensor) or self.maps.ndim != 3 or self.maps.dtype != torch.float32 or 0 in self.maps.shape[1:]:
@@ -65,7 +66,9 @@ class Attribution:
             raise BadInput(f"Attribution.size: got {self.size}, allowed: (H, W) of the images")
         object.__setattr__(self, "size", sides)
         self._check_rows()
+        names_of([*self.facts, *self.facts.values()], "Attribution.facts")
         object.__setattr__(self, "extras", types.MappingProxyType(dict(self.extras)))
+        object.__setattr__(self, "facts", types.MappingProxyType(dict(self.facts)))
 
     def _check_rows(self) -> None:
         """Raise unless everything has one row per map."""
@@ -133,19 +136,12 @@ class Attribution:
             "size": self.size,
             "model": self.model,
             "classes": self.classes,
+            "facts": dict(self.facts),
         }
         metadata = {"format": FORMAT, "about": json.dumps(about)}
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            # Copies, since the format refuses tensors that share memory, as parts of one batch do.
-            whole = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
-            part.write_bytes(save(whole, metadata))
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-        return path
+        # Copies, since the format refuses tensors that share memory, as parts of one batch do.
+        whole = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+        return write_whole(path, save(whole, metadata))
 
     @classmethod
     def load(cls, path: str | Path) -> Attribution:
@@ -172,6 +168,7 @@ class Attribution:
                 classes=about["classes"],
                 scores=tensors.get("scores"),
                 extras={name.removeprefix("extra."): tensor for name, tensor in tensors.items() if name.startswith("extra.")},
+                facts=about["facts"],
             )
         except (KeyError, TypeError, IndexError, ValueError, RecursionError) as error:  # BadInput and JSON's errors are ValueErrors
             reason = str(error) if isinstance(error, BadInput) else repr(error)

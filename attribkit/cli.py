@@ -92,7 +92,7 @@ def _model_options(command: Any) -> Any:
         click.option("--size", type=click.IntRange(1), help="Side of the model's square input in pixels."),
         click.option("--classes", metavar="FILE|A,B,...", help="Class names: a text file with one a line, or a list."),
         click.option("--layer", help="Layer that CAM methods look at; the model's last spatial one by default."),
-        click.option("--device", help="cpu, cuda, cuda:1, mps; the accelerator by default, where there is one."),
+        click.option("--device", help="cpu, cuda, cuda:1, ...; cuda by default where there is one, else cpu."),
     ]
     for option in reversed(options):
         command = option(command)
@@ -128,7 +128,7 @@ def explain(images: tuple[str, ...], method_names: tuple[str, ...], limit: int |
 
     asked = {name: options.pop(name) for name in ("target", "kind")}
     as_json = options.pop("as_json")
-    methods = [method(name) for name in method_names]
+    methods = list(dict.fromkeys(method(name) for name in method_names))
     paths = find_images(images)[:limit]
     model = _model(**options)
     for each in methods:
@@ -203,9 +203,6 @@ def _device(given: str | None) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.zeros(1, device=given)
-    except BrokenPipeError:  # who was reading has read enough, as in `attribkit list models | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(FAILED)
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # an unknown name, or a device that is not there
         raise BadInput(f"--device: got {given!r}, allowed: cpu, or an accelerator that is there ({str(error).splitlines()[0]})") from error
     return given

@@ -13,7 +13,7 @@ from torch import Tensor
 from .attribution import Attribution
 from .batch import Batch, Kind, Targets
 from .errors import BadInput, BrokenImage
-from .images import find_images, read_image
+from .images import find_images, read_image, upright
 from .methods.base import Method, method
 
 if TYPE_CHECKING:
@@ -108,11 +108,11 @@ def explain(
 
 def _pictures(images: Any) -> list[Image.Image]:
     """The PIL images that were given, upright; none if something else was."""
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     given = [images] if isinstance(images, Image.Image) else images
     if isinstance(given, list | tuple) and given and all(isinstance(each, Image.Image) for each in given):
-        return [ImageOps.exif_transpose(each) for each in given]
+        return [upright(each) for each in given]
     if not isinstance(images, str | os.PathLike) and not (
         isinstance(given, list | tuple) and all(isinstance(each, str | os.PathLike) for each in given)
     ):
@@ -129,6 +129,8 @@ def _targets(asked: Asked, logits: Tensor, model: VisionModel, kind: Kind) -> Ta
     elif asked is None:
         targets = Targets(logits.argmax(1), kind)
     elif isinstance(asked, Tensor):
+        if asked.is_floating_point() or asked.is_complex() or asked.dtype == torch.bool:
+            raise BadInput(f"targets: got a tensor of {asked.dtype}, allowed: class indices, as integers")
         targets = Targets(
             asked.to(logits.device, torch.int64).reshape(-1).expand(rows) if asked.numel() == 1 else asked.to(logits.device, torch.int64),
             kind,

@@ -168,8 +168,21 @@ def _decoded(file: IO[bytes], max_pixels: int) -> Image.Image:
         width, height = image.size
         if width * height > max_pixels:
             raise BadInput(f"{width} x {height} is {width * height:,} pixels, allowed: at most {max_pixels:,}")
-        image.load()
-        rgb, turn = to_rgb(image), _turn(image)
+        return _upright(image)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """An open image as `read_image` gives it, upright and 8-bit RGB; `BrokenImage` where its file turns out to be damaged."""
+    try:
+        return _upright(image)
+    except Exception as error:  # a file that is decoded only now fails in as many ways as in read_image
+        reason = _reason(error)
+    raise BrokenImage(getattr(image, "filename", "") or "the image", reason)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    image.load()
+    rgb, turn = to_rgb(image), _turn(image)
     return rgb if turn is None else rgb.transpose(turn)
 
 

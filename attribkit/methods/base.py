@@ -24,12 +24,14 @@ class Method(Settings, ABC):
     Called with a model and a batch it gives an `Attribution`: signed, un-normalised maps (B, h, w), float32, at the method's own
     resolution, on the model's device. A sample's map does not depend on the batch it came in, nor on how the batch was chunked; a
     random method takes a `seed`; a target that nothing influences gives a map of zeros; the model comes back exactly as it was, also
-    when the method raises. A model that lacks something in `needs` raises `Unsupported` before any work.
+    when the method raises. A model that lacks something in `needs` raises `Unsupported` before any work. `signed` says whether values
+    below zero speak against the target.
     """
 
     name: ClassVar[str]
     paper: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()
+    signed: ClassVar[bool] = True
     table: ClassVar[Table[Any]] = METHODS
 
     @final
@@ -49,6 +51,7 @@ class Method(Settings, ABC):
             classes=model.classes,
             scores=None if batch.logits is None else batch.targets.of(batch.logits),
             extras={name: extra.detach() for name, extra in extras.items()},
+            facts=model.facts(self),
         )
 
     @final

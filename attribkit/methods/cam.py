@@ -29,5 +29,8 @@ class GradCAM(Method):
     layer: str | None = None
 
     def _maps(self, model: VisionModel, images: Tensor, targets: Targets) -> Tensor:
-        activations, gradients = model.activation_gradient(images, targets, self.layer)
-        return torch.einsum("bc,bchw->bhw", gradients.mean((2, 3)), activations)
+        return model.activation_map(images, targets, _weighed, self.layer)
+
+
+def _weighed(activations: Tensor, gradients: Tensor) -> Tensor:
+    return torch.einsum("bc,bchw->bhw", gradients.mean((2, 3)), activations)

@@ -25,6 +25,7 @@ class RandomMap(Method):
 
     name = "random_map"
     paper = "a control: uniform noise"
+    signed = False
 
     seed: Annotated[int, AtLeast(0)] = 0
 
@@ -42,6 +43,7 @@ class CentreMap(Method):
 
     name = "centre_map"
     paper = "a control: the centre of the image"
+    signed = False
 
     def _maps(self, model: VisionModel, images: Tensor, targets: Targets) -> Tensor:
         down, across = (torch.linspace(-2, 2, 2 * side + 1, device=images.device)[1::2] for side in images.shape[-2:])
@@ -55,6 +57,7 @@ class EdgeMap(Method):
 
     name = "edge_map"
     paper = "a control: Adebayo et al.: Sanity Checks for Saliency Maps, NeurIPS 2018 (arXiv:1810.03292)"
+    signed = False
 
     def _maps(self, model: VisionModel, images: Tensor, targets: Targets) -> Tensor:
         grey = F.pad(images.mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
@@ -38,7 +39,7 @@ class IntegratedGradients(Method):
     steps: Annotated[int, AtLeast(1)] = 50
     baseline: Fill | tuple[Fill, ...] = "zero"
     rule: Rule = "gauss_legendre"
-    seed: int = 0
+    seed: Annotated[int, AtLeast(0)] = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -52,8 +53,8 @@ class IntegratedGradients(Method):
     def _maps(self, model: VisionModel, images: Tensor, targets: Targets) -> Explained:
         kinds = (self.baseline,) if isinstance(self.baseline, str) else self.baseline
         maps, start = images.new_zeros(len(images), *images.shape[-2:]), images.new_zeros(len(images))
-        for kind in kinds:
-            baseline = fill(kind, model, images, seed=self.seed)
+        for place, kind in enumerate(kinds):
+            baseline = fill(kind, model, images, seed=self.seed + place)  # several noises are several draws
             attributed = path_gradient(model, images, baseline, targets, rule=quadrature(self.rule, self.steps)) * (images - baseline)
             maps = maps + attributed.sum(1) / len(kinds)
             start = start + model.score(baseline, targets) / len(kinds)
@@ -65,17 +66,29 @@ class IntegratedGradients(Method):
 def path_gradient(model: VisionModel, images: Tensor, baseline: Tensor, targets: Targets, *, rule: list[tuple[float, float]]) -> Tensor:
     """The gradient's weighted mean over the points of the straight path from `baseline` to `images`; all (B, 3, H, W).
 
-    As many points run at once as the model takes rows, so memory does not grow with their number.
+    Pairs of a point and an image run in rows that are always full, so memory does not grow with the number of points.
     """
-    at_once = max(1, model.max_rows // len(images))
+    count = len(images)
+    at, weights = images.new_tensor(rule).unbind(1)
     total = torch.zeros_like(images)
-    for first in range(0, len(rule), at_once):
-        points = rule[first : first + at_once]
-        path = torch.cat([baseline + at * (images - baseline) for at, _ in points])
-        gradients = model.gradient(path, targets.repeat(len(points)))
-        for (_, weight), gradient in zip(points, gradients.chunk(len(points)), strict=True):
-            total += weight * gradient
+    for first in range(0, count * len(rule), model.max_rows):
+        last = min(first + model.max_rows, count * len(rule))
+        pairs = torch.arange(first, last, device=images.device)
+        which, point = pairs % count, pairs // count
+        path = baseline[which] + at[point].view(-1, 1, 1, 1) * (images[which] - baseline[which])
+        gradients = model.gradient(path, targets[which]) * weights[point].view(-1, 1, 1, 1)
+        for one, gradient in _runs(first, last, count):
+            total[one] += gradients[gradient]
     return total
+
+
+def _runs(first: int, last: int, count: int) -> Iterator[tuple[slice, slice]]:
+    """Pairs `first` to `last` of images taken round and round, cut where the first image's turn comes: (images, rows of the pairs)."""
+    start = first
+    while start < last:
+        stop = min(last, (start // count + 1) * count)
+        yield slice(start % count, start % count + stop - start), slice(start - first, stop - first)
+        start = stop
 
 
 def quadrature(rule: Rule, steps: int) -> list[tuple[float, float]]:

@@ -16,6 +16,7 @@ from ..errors import BadInput, OutOfMemory, UnknownName, Unsupported
 from ..images import Preprocessing
 from . import families
 from .answer import logits_in
+from .memory import ChannelsLastRefused, unless_out_of_memory
 from .taps import as_written, tapped
 from .tokens import Layout, layout
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ..methods.base import Method
 
 Three = float | Sequence[float]
+Combine = Callable[[Tensor, Tensor], Tensor]
 Rows = TypeVar("Rows", bound=tuple[Tensor, ...])
 T = TypeVar("T")
 _LOW = (torch.bfloat16, torch.float16)
@@ -68,6 +70,8 @@ class VisionModel:
             raise BadInput(f"VisionModel(max_rows=...): got {max_rows!r}, allowed: a whole number of at least 1")
         if isinstance(classes, str):
             raise BadInput(f"VisionModel(classes=...): got {classes!r}, allowed: one name for each class")
+        if any(isinstance(weight, nn.parameter.UninitializedTensorMixin) for weight in (*module.parameters(), *module.buffers())):
+            raise BadInput("VisionModel: got a module with lazy weights that are not there yet, allowed: one that has run once")
         self.module = module
         self.preprocessing = preprocessing
         self.classes: tuple[str, ...] = () if classes is None else tuple(str(each) for each in classes)
@@ -139,17 +143,27 @@ class VisionModel:
 
     def require(self, needs: frozenset[str], *, by: Method) -> None:
         """Raise `Unsupported`, before any work, if the model lacks something that a method needs."""
+        unknown = needs - {"gradients", "spatial_layer"}
+        if unknown:
+            raise Unsupported(f"{by!r} needs {', '.join(sorted(unknown))}; {self.name} offers gradients and spatial_layer")
         if "spatial_layer" in needs and getattr(by, "layer", None) is None:
             try:
                 _ = self.layer
             except Unsupported as error:
                 raise Unsupported(f"{by!r} needs a spatial layer: {error}") from error
 
+    def facts(self, method: Method) -> dict[str, str]:
+        """What beside a method's settings decides its maps, in words: to be kept with them."""
+        layer = {"layer": getattr(method, "layer", None) or self.layer} if "spatial_layer" in method.needs else {}
+        return {"preprocessing": str(self.preprocessing), "precision": self.precision, "device": self.device.type, **layer}
+
     def fit(self, batch: Batch) -> Batch:
         """The batch on the model's device; an empty one raises."""
         if not len(batch):
             raise BadInput("batch: got no images, allowed: at least one")
         images = _full(batch.images.detach()).to(self.device)
+        if batch.targets.index.device.type == "cpu" and (self.classes or batch.logits is not None):
+            batch.targets.check(len(self.classes) or batch.logits.shape[1])  # type: ignore[union-attr]  # one of the two is there
         targets = batch.targets if batch.targets.index.device == images.device else batch.targets.to(images.device)
         logits = None if batch.logits is None else batch.logits.to(images.device)
         return dataclasses.replace(batch, images=images, targets=targets, logits=logits)
@@ -191,16 +205,24 @@ class VisionModel:
 
     def activation_gradient(self, images: Tensor, targets: Targets, layer: str | None = None) -> tuple[Tensor, Tensor]:
         """What a layer returns and how the target's score reacts to it, both (B, C, h, w); by one forward, and a backward to the layer."""
+        return self._at_layer(images, targets, layer, lambda activations, gradients: (activations, gradients))
+
+    def activation_map(self, images: Tensor, targets: Targets, combine: Combine, layer: str | None = None) -> Tensor:
+        """As `activation_gradient`, but only what `combine` makes of the two, (b, C, h, w) each -> (b, h, w), is kept of each row."""
+        return self._at_layer(images, targets, layer, lambda activations, gradients: (combine(activations, gradients),))[0]
+
+    def _at_layer(self, images: Tensor, targets: Targets, layer: str | None, combine: Callable[[Tensor, Tensor], Rows]) -> Rows:
         images, targets = _checked(images, targets)
         name, module, call = self._find(layer or self.layer)
 
-        def work(rows: slice) -> tuple[Tensor, Tensor]:
+        def work(rows: slice) -> Rows:
             with tapped(name, module, call=call, grad=True) as tap:
                 score = targets[rows].of(_full(self.answer(images[rows])))
                 leaf = tap.tensor()
             gradient = self._derivative(score, leaf, f"layer {name!r} of {self.name}")
             grid = self._layout(name, leaf, images[rows])
-            return _full(grid.to_grid(leaf.detach())), _full(grid.to_grid(gradient))
+            with torch.no_grad():
+                return combine(_full(grid.to_grid(leaf.detach())), _full(grid.to_grid(gradient)))
 
         return self._in_rows(work, len(images), grad=True)
 
@@ -213,7 +235,14 @@ class VisionModel:
 
         for count in range(min(2, self.max_rows), 0, -1):
             with self._running(grad):
-                seen = _unless_out_of_memory(work, slice(0, count))
+                try:
+                    seen = unless_out_of_memory(work, slice(0, count))
+                except (RuntimeError, AssertionError, TypeError, IndexError) as error:
+                    height, width = self.size
+                    reason = " ".join(str(error).split())
+                    raise Unsupported(
+                        f"{self.name} fails on images of {height} x {width} ({reason}); allowed: size=... as it wants them"
+                    ) from error
             if seen is not None:
                 return seen[0]
         raise self._out_of_memory()
@@ -231,7 +260,7 @@ class VisionModel:
         # The flag of a weight that was made in inference mode cannot be set outside it.
         learning = [weight for weight in self.module.parameters() if weight.requires_grad and not weight.is_inference()]
         devices = sorted({tensor.device.index or 0 for tensor in self._tensors()}) if self.device.type == "cuda" else []
-        autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+        exact = torch.autocast(self.device.type, enabled=False)  # what a method computes itself; `answer` has a precision of its own
         self._inside = True
         try:
             for module in training:
@@ -239,7 +268,7 @@ class VisionModel:
             for weight in learning:
                 weight.requires_grad_(False)
             # A model that draws random numbers, such as dropout that is never off, takes none from the caller's sequence.
-            with torch.random.fork_rng(devices, device_type="cuda"), ordinary_tensors(), torch.no_grad(), autocast:
+            with torch.random.fork_rng(devices, device_type="cuda"), ordinary_tensors(), torch.no_grad(), exact:
                 yield self
         finally:
             self._inside = False
@@ -266,7 +295,7 @@ class VisionModel:
         with self._running(grad):
             while start < count:
                 step = min(self.max_rows, count - start)
-                part = _unless_out_of_memory(work, slice(start, start + step))
+                part = unless_out_of_memory(work, slice(start, start + step))
                 if part is not None:
                     parts.append(part)
                     start += step
@@ -297,7 +326,15 @@ class VisionModel:
         faster = images.device.type == "cpu" and 0 < self._convolution_weights <= 10_000_000 * len(images)
         # A copy, always: a model may begin with an in-place operation, and the caller's images must stay as they are.
         images = images.clone(memory_format=torch.channels_last if faster else torch.contiguous_format)
-        logits = logits_in(self.module(images), len(images), self.name)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            try:
+                output = self.module(images)
+            except RuntimeError as error:
+                if not faster or "view size is not compatible" not in str(error):
+                    raise
+                self._convolution_weights = 0  # a model that says `.view` after its convolutions needs channels first, now and ever
+                raise ChannelsLastRefused from error
+        logits = logits_in(output, len(images), len(self.classes), self.name)
         if self.classes and logits.shape[1] != len(self.classes):
             raise BadInput(f"{self.name}: got {len(self.classes)} class names, allowed: {logits.shape[1]}, as many as it has logits")
         return logits
@@ -314,6 +351,8 @@ class VisionModel:
 
     def _layout(self, layer: str, found: Tensor, images: Tensor) -> Layout:
         grid = layout(tuple(found.shape), (images.shape[-2], images.shape[-1]), families.patch(self.module))
+        if grid is None and found.ndim == 4 and 1 < found.shape[2:].numel() <= images.shape[-2:].numel():
+            grid = Layout("channels_first", found.shape[2], found.shape[3])  # named by a person, and strided unevenly: still a grid
         if grid is None:
             raise Unsupported(
                 f"layer {layer!r} of {self.name} returns {tuple(found.shape)}, which is no grid over {tuple(images.shape[-2:])} images"
@@ -353,27 +392,3 @@ def _checked(images: Tensor, targets: Targets | None = None) -> tuple[Tensor, Ta
 
 def _full(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in _LOW else tensor
-
-
-# What allocators that have no exception of their own say; cuDNN's and cuBLAS's workspaces among them.
-_NO_MEMORY = (
-    "can't allocate memory",
-    "not enough memory",
-    "MPS backend out of memory",
-    "CUDA error: out of memory",
-    "_STATUS_ALLOC_FAILED",
-)
-
-
-def _unless_out_of_memory(work: Callable[[slice], T], rows: slice) -> T | None:
-    """What `work` gives, or None if memory ran out; returning lets go of the failed attempt's tensors before the next one."""
-    try:
-        return work(rows)
-    except (torch.OutOfMemoryError, MemoryError):
-        pass
-    except RuntimeError as error:
-        if not any(sign in str(error) for sign in _NO_MEMORY):
-            raise
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return None

@@ -13,12 +13,15 @@ from ..errors import Unsupported
 _NAMES = ("logits", "out", "output", "outputs", "prediction", "predictions", "scores")
 
 
-def logits_in(output: Any, rows: int, model: str) -> Tensor:
-    """The (B, K) logits in a tensor, tuple, mapping or dataclass; `Unsupported` says what was returned instead."""
-    found = _search(output, rows)
+def logits_in(output: Any, rows: int, classes: int, model: str) -> Tensor:
+    """The (B, K) logits in a tensor, tuple, mapping or dataclass; `Unsupported` says what was returned instead.
+
+    `classes` is their number where it is known, else 0; it tells logits from features beside them.
+    """
+    found = _search(output, rows, classes)
     if found is None:
         raise Unsupported(
-            f"{model} returns {_words(output)}; allowed: (B, K) logits, alone or as 'logits' in a mapping, tuple or dataclass"
+            f"{model} returns {_words(output)}; allowed: (B, K) logits, alone or as 'logits' in a mapping, tuple or dataclass, or classes=... to tell them by"
         )
     if found.ndim == 1 and len(found) == rows:
         return found.unsqueeze(1)
@@ -29,8 +32,8 @@ def logits_in(output: Any, rows: int, model: str) -> Tensor:
     return found
 
 
-def _search(output: Any, rows: int) -> Tensor | None:
-    """The tensor itself, the one with a known name, the only one, or (of a tuple or list) the first with one row per image."""
+def _search(output: Any, rows: int, classes: int) -> Tensor | None:
+    """The tensor itself, the one with a known name, the only one, or (of a tuple or list) the one that can be (B, K) logits."""
     if isinstance(output, Tensor):
         return output if output.is_floating_point() else None
     fields = _fields(output)
@@ -39,7 +42,10 @@ def _search(output: Any, rows: int) -> Tensor | None:
     if named or len(tensors) == 1:
         return (named or list(tensors.values()))[0]
     if isinstance(output, tuple | list) and not hasattr(output, "_fields"):
-        return next((item for item in tensors.values() if item.ndim > 1 and len(item) == rows), None)
+        flat = [item for item in tensors.values() if item.ndim == 2 and len(item) == rows]
+        flat = [item for item in flat if not classes or item.shape[1] == classes] or flat
+        # Logits of several heads are alike, and the first head is the main one; tensors of other widths may be features.
+        return flat[0] if len({item.shape for item in flat}) == 1 else None
     return None
 
 
@@ -56,5 +62,6 @@ def _fields(output: Any) -> dict[Any, Any]:
 def _words(output: Any) -> str:
     if isinstance(output, Tensor):
         return f"a tensor of {output.dtype}"
-    fields = ", ".join(map(str, _fields(output)))
-    return f"{type(output).__name__}({fields})" if fields else f"a {type(output).__name__}"
+    shapes = {name: str(tuple(item.shape)) if isinstance(item, Tensor) else type(item).__name__ for name, item in _fields(output).items()}
+    fields = ", ".join(shape if isinstance(name, int) else f"{name} {shape}" for name, shape in shapes.items())
+    return f"{type(output).__name__} of {fields}" if fields else f"a {type(output).__name__}"

@@ -107,7 +107,12 @@ def _last_live(model: VisionModel) -> str:
             logits = model.answer(images.requires_grad_())
             fit = [each for each in _calls(seen) if len(each[2]) == len(images) and each[2].requires_grad]
             spatial = [(call, modules[name], tensor, layout(tuple(tensor.shape), model.size, size)) for call, name, tensor in fit]
-            candidates = [(call, tensor, grid) for call, module, tensor, grid in spatial if grid and _may_be_looked_at(module, grid)]
+            counts = {tensor.shape[1] for _, _, tensor in fit if tensor.ndim == 3}
+            candidates = [
+                (call, tensor, grid)
+                for call, module, tensor, grid in spatial
+                if grid and _may_be_looked_at(module, grid) and not _is_attention(tensor, counts)
+            ]
             # A head that starts at zero (ViTs before training) passes no gradient on: then look from the features before it.
             features = [tensor for _, _, tensor in reversed(fit) if tensor.ndim == 2 and tensor.shape != logits.shape]
             live: list[str] = []
@@ -149,6 +154,11 @@ def _alive(end: Tensor, candidates: list[tuple[str, Tensor, Layout]]) -> list[st
         for (name, _, grid), gradient in zip(candidates, gradients, strict=True)
         if gradient is not None and _reach(grid, gradient) >= 0.9
     ]
+
+
+def _is_attention(tensor: Tensor, counts: set[int]) -> bool:
+    """Whether a 4-D output is no grid but an attention matrix, (B, heads, tokens, tokens), `counts` being lengths of sequences."""
+    return tensor.ndim == 4 and tensor.shape[2] == tensor.shape[3] and tensor.shape[2] in counts
 
 
 def _may_be_looked_at(module: nn.Module, grid: Layout) -> bool:

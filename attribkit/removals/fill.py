@@ -36,7 +36,7 @@ def fill(kind: Fill, model: VisionModel, images: Tensor, *, seed: int = 0) -> Te
     mean, std = (images.new_tensor(each).view(1, 3, 1, 1) for each in (model.mean, model.std))
     if kind == "noise":
         # Drawn on the host, so that every device gets the same numbers.
-        pixels = torch.rand(1, *images.shape[1:], generator=torch.Generator().manual_seed(seed)).to(images)
+        pixels = torch.rand(1, *images.shape[1:], generator=torch.Generator().manual_seed(seed % 2**63)).to(images)
     else:
         pixels = torch.zeros_like(mean) if kind == "black" else torch.ones_like(mean)
     return ((pixels - mean) / std).expand_as(images)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import itertools
 import json
 import platform
@@ -15,6 +16,7 @@ from typing import Any
 from ..attribution import Attribution
 from ..batch import Batch
 from ..errors import BrokenImage
+from ..files import write_whole
 from ..methods.base import Method
 from ..model.adapter import VisionModel
 from .figures import overlay_figure, save_figure
@@ -53,8 +55,8 @@ class Album:
         pixels = self.model.preprocessing.pixels(batch.images.cpu())
         for row, caption in enumerate(self._captions(batch, attributions[0])):
             maps = {method.brief(): attribution.maps[row].cpu() for method, attribution in zip(self.methods, attributions, strict=True)}
-            for folder, (brief, map_) in zip(self.folders(), maps.items(), strict=True):
-                figure = overlay_figure(pixels[row], map_, title=f"{caption}  |  {brief}")
+            for folder, method, (brief, map_) in zip(self.folders(), self.methods, maps.items(), strict=True):
+                figure = overlay_figure(pixels[row], map_, title=f"{caption}  |  {brief}", signed=method.signed)
                 save_figure(figure, self.out / folder / f"{batch.ids[row]}.png")
             regions = {name: region[row].cpu() for name, region in batch.regions.items()}
             yield Item(pixels[row], batch.ids[row], caption, maps, regions)
@@ -67,7 +69,10 @@ class Album:
         labels, facts = attribution.labels(), zip(batch.ids, wanted.index.tolist(), scores, chances, strict=True)
         for label, (name, index, score, share) in zip(labels, facts, strict=True):
             self.rows.append({"id": name, "target": index, "label": label, "kind": wanted.kind, "score": score, "probability": share})
-        return [f"{label}, p = {share:.3f}" for label, share in zip(labels, chances, strict=True)]
+        if wanted.kind == "probability":
+            return [f"{label}, p = {share:.3f}" for label, share in zip(labels, chances, strict=True)]
+        kind = wanted.kind.replace("_", " ")
+        return [f"{label}, {kind} {score:.3g}, p = {share:.3f}" for label, score, share in zip(labels, scores, chances, strict=True)]
 
 
 def write_album(
@@ -82,12 +87,20 @@ def write_album(
     sections = [*(section for _, section in chapters), Section("about", "about.html", {"about": about})]
     page = write_page(out / "report.html", sections, title=title, summary=summary)
     runs = [
-        {"model": album.model.name, "methods": dict(zip(album.folders(), map(repr, album.methods), strict=True)), "images": album.rows}
+        {
+            "model": album.model.name,
+            "methods": {
+                folder: {"settings": repr(method), "facts": album.model.facts(method)}
+                for folder, method in zip(album.folders(), album.methods, strict=True)
+            },
+            "images": album.rows,
+        }
         for album in albums
     ]
-    (out / "run.json").write_text(json.dumps({"facts": facts, "runs": runs}, indent=1), encoding="utf-8")
-    with (out / "failures.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("id", "stage", "reason"), *((path, "read", reason) for path, reason in failures)])
+    write_whole(out / "run.json", json.dumps({"facts": facts, "runs": runs}, indent=1).encode())
+    table = io.StringIO(newline="")
+    csv.writer(table).writerows([("id", "stage", "reason"), *((path, "read", reason) for path, reason in failures)])
+    write_whole(out / "failures.csv", table.getvalue().encode("utf-8", "replace"))
     return page
 
 

@@ -10,7 +10,6 @@ transparent; under a signed map the photograph is faded as well, so that red and
 from __future__ import annotations
 
 import io
-import os
 import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -29,6 +28,7 @@ from torch import Tensor
 from ..attribution import Attribution
 from ..batch import Batch
 from ..errors import BadInput, UnknownName
+from ..files import write_whole
 from ..maps import resize
 
 Pixels = NDArray[np.uint8]
@@ -222,14 +222,17 @@ class _Sheet:
 EDGE, GAP, SIDE = 0.15, 0.12, 2.6  # inches: around everything, between panels, the longer side of a panel
 
 
-def overlay_figure(image: object, map_: object, *, title: str = "", limit: float | None = None) -> Figure:
+def overlay_figure(image: object, map_: object, *, title: str = "", limit: float | None = None, signed: bool = False) -> Figure:
     """An image beside its map (h, w) laid over it, with a colour bar that ends at `limit` or the map's own 99.5th percentile.
+
+    Colours diverge around zero where the map has values below it, and always with `signed`.
 
     A map that is constant, zero, or not finite in places is drawn with a note under the title.
     """
     base = pixels(image)
     values, note = finite(map_)
     scale = scale_of([values], limit)
+    scale = scale._replace(signed=scale.signed or signed)
     width, height = _panel(base.shape)
     head = 0.15 + (0.22 if title else 0) + (0.2 if note else 0)
     sheet = _Sheet(2 * width + 2 * EDGE + GAP + 0.75, height + head + EDGE)
@@ -320,19 +323,6 @@ def png(figure: Figure) -> bytes:
 def save_figure(figure: Figure, path: str | Path) -> Path:
     """Write the figure as PNG."""
     return write_whole(path, png(figure))
-
-
-def write_whole(path: str | Path, content: bytes) -> Path:
-    """Write a file that appears under its name only once it is complete."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{os.getpid()}.{path.name[-100:]}.part")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
 
 
 def _panel(shape: Sequence[int], side: float = SIDE) -> tuple[float, float]:

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import BadInput
+from ..files import write_whole
 from . import figures
 
 IMAGE_SIDE = 320  # pixels; larger photographs are stored reduced, and no map is stored larger than its photograph
@@ -96,7 +97,7 @@ def write_page(path: str | Path, sections: Sequence[Section], *, title: str, sum
     # What is marked as safe is made of digests, or stands in files of this package.
     parts = {"policy": Markup(policy), "style": Markup(style), "scripts": [Markup(script) for script in scripts.values()]}
     html = _templates().get_template("page.html").render(title=title, summary=summary, sections=sections, **parts)
-    return figures.write_whole(path, html.encode("utf-8", "replace"))
+    return write_whole(path, html.encode("utf-8", "replace"))
 
 
 def gallery(items: Iterable[Item], *, name: str = "gallery", heading: str = "") -> Section:
