@@ -168,7 +168,7 @@ class Attribution:
                 classes=about["classes"],
                 scores=tensors.get("scores"),
                 extras={name.removeprefix("extra."): tensor for name, tensor in tensors.items() if name.startswith("extra.")},
-                facts=about["facts"],
+                facts=about.get("facts", {}),
             )
         except (KeyError, TypeError, IndexError, ValueError, RecursionError) as error:  # BadInput and JSON's errors are ValueErrors
             reason = str(error) if isinstance(error, BadInput) else repr(error)

@@ -150,6 +150,20 @@ class ChannelsLastCNN(nn.Module):
         return self.head(self.norm(self.features(images)).mean((1, 2)))
 
 
+class FlattenedCNN(nn.Module):
+    """A map flattened by `.view`, which only takes channels-first memory: much of what people write themselves."""
+
+    def __init__(self, classes: int = 5, width: int = 4) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, width, 5, stride=4, padding=1)
+        self.more = nn.Conv2d(width, width, 3, padding=1)
+        self.head = nn.Linear(width * 6 * 10, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = F.relu(self.more(F.relu(self.conv(images))))
+        return self.head(x.view(len(images), -1))
+
+
 class LinearModel(nn.Module):
     """One linear map of the pixels: the gradient is its weight, and no layer is spatial."""
 

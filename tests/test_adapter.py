@@ -416,16 +416,36 @@ class Returning(nn.Module):
         (lambda x: x[:2].flatten(1), r"returns \(2, 2880\) for 5 images"),
         (lambda x: x.flatten(1).long(), "returns a tensor of torch.int64; allowed"),
         (lambda x: None, "returns a NoneType; allowed"),
-        (lambda x: {"a": x, "b": x}, r"returns dict\(a, b\); allowed: \(B, K\) logits, alone or as 'logits'"),
+        (
+            lambda x: {"a": x, "b": x},
+            r"returns dict of a \(5, 3, 24, 40\), b \(5, 3, 24, 40\); allowed: \(B, K\) logits, alone, as 'logits' among others",
+        ),
         (lambda x: (x.mean(), 3), r"returns \(\) for 5 images"),
-        (lambda x: (x.mean(), x.mean()), r"returns tuple\(0, 1\)"),
+        (lambda x: (x.mean(), x.mean()), r"returns tuple of \(\), \(\)"),
         (lambda x: "yes", "returns a str"),
+        (lambda x: (x.flatten(1)[:, :7], x.flatten(1)[:, :5]), r"returns tuple of \(5, 7\), \(5, 5\)"),
     ],
 )
 def test_what_holds_no_logits_is_one_clear_line(images, make, match):
     with pytest.raises(Unsupported, match=match) as caught:
         adapted(Returning(make)).logits(images)
     assert "\n" not in str(caught.value)
+
+
+def test_class_names_tell_logits_from_features_beside_them(images):
+    module = Returning(lambda x: (x.flatten(1)[:, :7], x.flatten(1)[:, :5]))
+    same(adapted(module, classes=list("abcde")).logits(images), images.flatten(1)[:, :5])
+    same(adapted(module, classes=list("abcdefg")).logits(images), images.flatten(1)[:, :7])
+
+
+def test_lazy_weights_are_refused():
+    with pytest.raises(BadInput, match="lazy weights"):
+        adapted(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(3)))
+
+
+def test_a_need_that_nobody_knows_is_refused():
+    with pytest.raises(Unsupported, match="needs telepathy; GapCNN offers gradients and spatial_layer"):
+        adapted(GapCNN()).require(frozenset({"telepathy"}), by="Medium()")
 
 
 def test_logits_after_a_loss_in_a_tuple(images):

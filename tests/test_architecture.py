@@ -189,9 +189,9 @@ ROOMS: dict[str, tuple[str, dict[str, str]]] = {
     "writes a file": (
         r"\.write_(bytes|text)\(|\.mkdir\(|\.unlink\(|\.rename\(|\.replace\(path\)|\.open\('[wax]|\bopen\(.*'[wax]",
         {
-            "attribution.py": "saves itself",
+            "files.py": "the one way a file is written",
             "cli.py": "makes the folder of --out",
-            "report/": "pictures, tables and pages",
+            "report/demo.py": "makes the folder of the images it draws",
         },
     ),
     "draws from or seeds the global generators": (

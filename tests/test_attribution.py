@@ -209,6 +209,7 @@ def test_one_file_holds_everything_and_any_reader_of_the_format_reads_it(tmp_pat
         "size": [8, 12],
         "model": "toy",
         "classes": ["cat", "dog"],
+        "facts": {},
     }
 
 

@@ -113,6 +113,24 @@ def test_tokens_come_as_their_grid_without_the_tokens_before_them(prefix):
     torch.testing.assert_close(maps, expected.detach(), rtol=1e-10, atol=1e-12)
 
 
+def test_memory_is_bounded_by_the_rows_that_run_at_once(monkeypatch):
+    # What is kept of a chunk is its map, not its activations: combine sees no more rows than run at once.
+    import attribkit.methods.cam as cam
+
+    seen, weighed = [], cam._weighed
+    monkeypatch.setattr(cam, "_weighed", lambda a, g: (seen.append(len(a)), weighed(a, g))[1])
+    model = adapted(GapCNN(), max_rows=2)
+    maps = GradCAM(layer="features").explained(model, torch.randn(5, 3, *SIZE), Targets(torch.zeros(5, dtype=torch.int64))).maps
+    assert seen == [2, 2, 1] and maps.shape == (5, 6, 10)
+
+
+def test_a_layer_that_was_named_may_step_unevenly():
+    module = nn.Sequential(nn.Conv2d(3, 4, 3, stride=(4, 1), padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    model = adapted(module, size=32)
+    maps = GradCAM(layer="0").explained(model, torch.randn(1, 3, 32, 32), Targets(torch.tensor([0]))).maps
+    assert maps.shape == (1, 8, 32)
+
+
 def test_a_wrong_layer_is_one_clear_line():
     with pytest.raises(UnknownName, match=r"no layer is called 'featurs'.*features"):
         GradCAM(layer="featurs").explained(adapted(GapCNN()), torch.randn(1, 3, *SIZE), Targets(torch.tensor([0])))

@@ -88,6 +88,11 @@ def test_broken_files_are_listed_at_the_end_and_the_rest_is_explained(photos, tm
     assert len(rows) == 4 and "empty.png" in rows[2]
 
 
+def test_the_same_call_twice_is_one(photos, tmp_path):
+    run("explain", photos / "0.png", *MODEL, "--method", "grad_cam", "--method", "GradCAM()", "--out", tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir()) == ["grad_cam", "maps"]
+
+
 def test_the_same_method_twice_gets_two_folders(photos, tmp_path):
     run("explain", photos / "0.png", *MODEL, "--method", "grad_cam", "--method", "GradCAM(layer='layer1')", "--out", tmp_path / "out")
     assert (tmp_path / "out" / "grad_cam" / "0.png.png").is_file() and (tmp_path / "out" / "grad_cam-2" / "0.png.png").is_file()

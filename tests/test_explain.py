@@ -66,6 +66,7 @@ def test_targets_by_name_index_or_one_each(model, folder, asked, expected):
         (["cat", "dog"], "got 2, allowed: one, or one for each of 3"),
         (torch.tensor([0, 1, 5]), "target 5: allowed: a class index from 0 to 4"),
         (torch.tensor([0, 1, -1]), "target -1: allowed"),
+        (torch.tensor([0.9, 1.7, 2.0]), "got a tensor of torch.float32, allowed: class indices"),
     ],
 )
 def test_wrong_targets_are_one_clear_line(model, folder, asked, message):
@@ -143,6 +144,13 @@ def test_a_stream_goes_on_past_broken_files_and_keeps_the_order(model, folder):
     assert [error.path for error in broken] == [str(folder / name) for name in ("a2.png", "missing.png", "long.png")]
     with pytest.raises(BrokenImage, match="a2.png"):
         load_images(folder, model)
+
+
+def test_a_picture_whose_file_is_cut_short_is_a_broken_image(model, folder):
+    whole = (folder / "b.jpg").read_bytes()
+    (folder / "b.jpg").write_bytes(whole[: len(whole) // 2])
+    with Image.open(folder / "b.jpg") as picture, pytest.raises(BrokenImage, match=r"b.jpg: truncated or damaged"):
+        explain(model, picture, "grad_cam")
 
 
 def test_ids_are_the_paths_below_what_they_share(tmp_path):

@@ -256,6 +256,33 @@ def test_a_declared_patch_is_read(declared, expected):
         assert families.patch(module) == expected
 
 
+class Attending(nn.Module):
+    """Tokens averaged, behind an attention matrix that a module returns: a square that is no grid."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = nn.Conv2d(3, 8, 8, stride=8)
+        self.norm = nn.LayerNorm(8)
+        self.drop = nn.Dropout(0.1)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, images):
+        tokens = self.norm(self.patch(images).flatten(2).transpose(1, 2))
+        attention = self.drop((tokens @ tokens.transpose(1, 2)).softmax(-1).unsqueeze(1))
+        return self.head((attention.squeeze(1) @ tokens).mean(1))
+
+
+def test_an_attention_matrix_is_no_grid():
+    assert adapted(Attending(), size=32).layer == "norm"
+
+
+def test_a_size_that_the_model_does_not_take_is_named():
+    module = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Flatten(), nn.Linear(4 * 32 * 32, 3))
+    with pytest.raises(Unsupported, match=r"fails on images of 224 x 224 .*; allowed: size=... as it wants them"):
+        _ = adapted(module, size=224).layer
+    assert adapted(module, size=32).layer == "0"
+
+
 def test_convolution_weights_are_those_of_mostly_convolutional_models():
     assert families.convolution_weights(GapCNN()) == 3 * 8 * 9 + 8 * 8 * 9
     assert families.convolution_weights(TinyViT()) == 0

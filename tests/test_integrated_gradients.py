@@ -176,7 +176,41 @@ def test_no_more_rows_run_at_once_than_allowed_and_as_many_points_as_fit():
     path_gradient(
         model, torch.randn(3, 3, *SIZE), torch.zeros(3, 3, *SIZE), Targets(torch.tensor([0, 1, 2])), rule=quadrature("midpoint", 5)
     )
-    assert module.rows == [6, 6, 3]  # two points of three images, twice, and the fifth
+    assert module.rows == [8, 7]  # fifteen pairs of a point and an image, in full rows
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 7, 16])
+def test_pairs_of_points_and_images_find_their_place_however_they_are_cut(rows):
+    module = TinyViT().double()
+    images, targets = torch.randn(3, 3, *SIZE, dtype=torch.float64), Targets(torch.tensor([0, 3, 1]))
+    rule = quadrature("gauss_legendre", 5)
+    cut = path_gradient(adapted(module, max_rows=rows), images, torch.zeros_like(images), targets, rule=rule)
+    model = adapted(module)
+    expected = sum(weight * model.gradient(at * images, targets) for at, weight in rule)
+    torch.testing.assert_close(cut, expected, rtol=1e-10, atol=1e-14)
+
+
+def test_several_noises_are_several_draws():
+    module = TinyViT().double()
+    images = torch.randn(1, 3, *SIZE, dtype=torch.float64)
+    one, other, both = (
+        explained(module, images, IntegratedGradients(steps=2, baseline=kind, seed=seed)).maps
+        for kind, seed in (("noise", 4), ("noise", 5), (("noise", "noise"), 4))
+    )
+    assert (one != other).any()
+    torch.testing.assert_close(both, (one + other) / 2)
+
+
+def test_a_blurred_constant_stays_and_an_edge_becomes_half():
+    from attribkit.removals.fill import blurred
+
+    torch.testing.assert_close(blurred(torch.full((1, 3, 20, 30), 0.7), 2.0), torch.full((1, 3, 20, 30), 0.7))
+    step = (torch.arange(40) >= 20).double().expand(1, 3, 20, 40)
+    middle = blurred(step, 2.0)[0, 0, 10]
+    assert middle[19] + middle[20] == pytest.approx(1) and middle[0] == pytest.approx(0) and middle[39] == pytest.approx(1)
+    # One pixel past the edge of a Gaussian of 2 pixels, summed at whole pixels: half of the centre's weight more than 1/2.
+    weights = torch.exp(-(torch.arange(-6, 7).double() ** 2) / 8)
+    assert middle[20].item() == pytest.approx(0.5 + (weights[6] / weights.sum()).item() / 2)
 
 
 @pytest.mark.parametrize(

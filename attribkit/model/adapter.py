@@ -70,7 +70,7 @@ class VisionModel:
             raise BadInput(f"VisionModel(max_rows=...): got {max_rows!r}, allowed: a whole number of at least 1")
         if isinstance(classes, str):
             raise BadInput(f"VisionModel(classes=...): got {classes!r}, allowed: one name for each class")
-        if any(isinstance(weight, nn.parameter.UninitializedTensorMixin) for weight in (*module.parameters(), *module.buffers())):
+        if any(nn.parameter.is_lazy(weight) for weight in (*module.parameters(), *module.buffers())):
             raise BadInput("VisionModel: got a module with lazy weights that are not there yet, allowed: one that has run once")
         self.module = module
         self.preprocessing = preprocessing

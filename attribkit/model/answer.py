@@ -21,7 +21,7 @@ def logits_in(output: Any, rows: int, classes: int, model: str) -> Tensor:
     found = _search(output, rows, classes)
     if found is None:
         raise Unsupported(
-            f"{model} returns {_words(output)}; allowed: (B, K) logits, alone or as 'logits' in a mapping, tuple or dataclass, or classes=... to tell them by"
+            f"{model} returns {_words(output)}; allowed: (B, K) logits, alone, as 'logits' among others, or told by classes=..."
         )
     if found.ndim == 1 and len(found) == rows:
         return found.unsqueeze(1)

@@ -10,6 +10,7 @@ import torch
 from models import (
     ChannelsLastCNN,
     DeadLogit,
+    FlattenedCNN,
     GapCNN,
     InplaceCNN,
     InplaceInput,
@@ -33,7 +34,7 @@ from attribkit.registry import read
 SIZE = (24, 40)
 # Steps of a path need not be many to test what is common to all methods.
 ALL = [pytest.param(cls(**({"steps": 6} if "steps" in cls.__dataclass_fields__ else {})), id=name) for name, cls in METHODS.items()]
-MODELS = [GapCNN, ResidualCNN, TinyViT, ChannelsLastCNN]
+MODELS = [GapCNN, ResidualCNN, FlattenedCNN, TinyViT, ChannelsLastCNN]
 
 
 def batch_for(model, rows: int = 3, *, kind: str = "logit", size=SIZE, seed: int = 0) -> Batch:
@@ -247,6 +248,37 @@ def test_half_precision_models_have_float_maps(chosen):
     assert auto.dtype == torch.float32
     # bfloat16 keeps 8 bits: what it gives is the same map to a few percent of its strength.
     assert torch.nn.functional.cosine_similarity(auto.flatten(), expected.flatten(), dim=0) > 0.97
+
+
+@pytest.mark.parametrize("chosen", ALL)
+def test_only_the_model_runs_in_low_precision(chosen):
+    # A method that asks the model nothing is exact; one that asks works in float32 on what it was told.
+    module = GapCNN()
+    batch = batch_for(adapted(module))
+    if not chosen.needs:
+        expected = chosen(adapted(module), batch).maps
+        torch.testing.assert_close(chosen(adapted(module, precision="bfloat16"), batch).maps, expected, rtol=0, atol=0)
+    seen = []
+
+    class Noting(GapCNN):
+        def forward(self, images):
+            seen.append(torch.is_autocast_enabled("cpu"))
+            return super().forward(images)
+
+    model = adapted(Noting(), precision="bfloat16")
+    with model.studied():
+        assert not torch.is_autocast_enabled("cpu")
+    chosen(model, batch)
+    assert all(seen)
+
+
+@pytest.mark.parametrize("chosen", ALL)
+def test_what_decided_the_maps_travels_with_them(chosen, tmp_path):
+    model = adapted(GapCNN())
+    result = chosen(model, batch_for(model))
+    assert result.facts["precision"] == "float32" and "crop 24x40" in result.facts["preprocessing"]
+    assert result.facts.get("layer") == (model.layer if "spatial_layer" in chosen.needs else None)
+    assert dict(type(result).load(result.save(tmp_path / "maps.safetensors")).facts) == dict(result.facts)
 
 
 @pytest.mark.parametrize("chosen", ALL)
