@@ -107,9 +107,12 @@ class Attribution:
         rows, height, width = self.maps.shape
         return f"<Attribution: {rows} maps of {height}x{width} by {self.method} for {self.model or 'a model'}>"
 
-    def at(self, size: tuple[int, int] | None = None) -> Tensor:
+    def at(self, size: int | tuple[int, int] | None = None) -> Tensor:
         """The maps resized (bilinear) to `size` (H, W), by default that of the images; (B, H, W)."""
-        return on_maps.resize(self.maps, self.size if size is None else size)
+        sides = self.size if size is None else (size, size) if isinstance(size, int) else size
+        if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
+            raise BadInput(f"Attribution.at: got {size}, allowed: (H, W), each at least 1, or one number for a square")
+        return on_maps.resize(self.maps, sides)
 
     def labels(self) -> tuple[str, ...]:
         """The name of each image's target class, or its index where the model's classes have no names."""

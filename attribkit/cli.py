@@ -49,11 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # who was reading has read enough, as in `attribkit list models | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(FAILED)
-    except (RuntimeError, AssertionError, ValueError, TypeError, IndexError, OSError) as error:
-        # A model's own code, or the disk, failed: one line for the person; the place in the code is one option away.
+    except Exception as error:  # a model's own code, or the disk, failed: one line; the place in the code is one option away
         if "--traceback" in given:
             raise
-        click.echo(f"Error: {type(error).__name__}: {' '.join(str(error).split())} (attribkit --traceback ... shows where)", err=True)
+        click.echo(
+            f"Error: {type(error).__name__}: {' '.join(str(error).split())} (attribkit --traceback COMMAND ... shows where)", err=True
+        )
         sys.exit(FAILED)
 
 
@@ -124,17 +125,20 @@ def explain(images: tuple[str, ...], method_names: tuple[str, ...], limit: int |
     """
     from .images import find_images
     from .methods.base import method
-    from .report.album import Album
+    from .report.album import Album, earlier
 
     asked = {name: options.pop(name) for name in ("target", "kind")}
     as_json = options.pop("as_json")
     methods = list(dict.fromkeys(method(name) for name in method_names))
-    paths = find_images(images)[:limit]
+    written = {path.resolve() for path in earlier(out)}  # pictures of an earlier run, where `out` lies among the images
+    paths = [path for path in find_images(images) if path.resolve() not in written][:limit]
+    if not any(path.exists() for path in paths):
+        raise BadInput(f"{', '.join(images)}: no such file, or none that an earlier run did not write")
     model = _model(**options)
     for each in methods:
         model.require(each.needs, by=each)
     if not as_json:
-        click.echo(f"{model.name}: {model.preprocessing}; on {model.device}")
+        click.echo(f"{model.name}: {model.preprocessing}; on {model.device}\nweights: {model.weights}")
         if any("spatial_layer" in each.needs for each in methods):
             click.echo(f"CAM layer: {model.layer}")
     return _explained(Album(_folder(out), model, methods), paths, asked, as_json=as_json)
@@ -142,37 +146,38 @@ def explain(images: tuple[str, ...], method_names: tuple[str, ...], limit: int |
 
 def _explained(album: Album, paths: list[Path], asked: dict[str, Any], *, as_json: bool) -> int:
     from .explaining import stream_images
-    from .report.album import PAGE_IMAGES, write_album
+    from .report.album import PAGE_IMAGES, Failure, clear, earlier, write_album
 
+    clear(earlier(album.out))
     model, broken = album.model, list[BrokenImage]()
     target = None if asked["target"] is None else model.target(asked["target"])
     batches = stream_images(paths, model, target, rows=model.max_rows, kind=asked["kind"], broken=broken)
     section = album.section(_with_progress(batches, len(paths), broken))
+    failures = [*(Failure(error.path, "read", error.reason) for error in broken), *album.failed]
+    said = [f"{failure.id}: {failure.reason}" for failure in failures]
     if not album.rows:
-        more = f"; and {len(broken) - 3} more" if len(broken) > 3 else ""
-        raise BadInput("; ".join(map(str, broken[:3])) + more)
+        raise BadInput("; ".join(said[:3]) + (f"; and {len(said) - 3} more" if len(said) > 3 else ""))
     names = ", ".join(method.brief() for method in album.methods)
     summary = f"{len(album.rows)} images explained by {names}."
     if len(album.rows) > PAGE_IMAGES:
         summary += f" The first {PAGE_IMAGES} are shown here, the pictures of all are in the folders beside this page."
-    page = write_album(album.out, [(album, section)], title=f"What {model.name} looked at", summary=summary, broken=broken)
+    page = write_album(album.out, [(album, section)], title=f"What {model.name} looked at", summary=summary, failures=failures)
     if as_json:
-        failures = [{"id": error.path, "stage": "read", "reason": error.reason} for error in broken]
         done = {
             "model": model.name,
             "report": str(page),
             "methods": list(map(repr, album.methods)),
             "images": album.rows,
-            "failures": failures,
+            "failures": [failure._asdict() for failure in failures],
         }
         click.echo(json.dumps(done))
     else:
         for row in album.rows[:8]:
             click.echo(f"  {row['id']}: {row['label']}, p = {row['probability']:.3f}")
         click.echo(f"{len(album.rows)} images, {len(album.methods)} methods -> {page}")
-    for error in broken:
-        click.echo(f"not read: {error}", err=True)
-    return WITH_ERRORS if broken else 0
+    for line in said:
+        click.echo(f"failed: {line}", err=True)
+    return WITH_ERRORS if failures else 0
 
 
 def _model(model_name: str, weights: str, classes: str | None, device: str | None, **overrides: Any) -> VisionModel:
@@ -188,7 +193,7 @@ def _class_names(given: str) -> list[str]:
     path = Path(given)
     if path.is_file():
         try:
-            return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError) as error:
             raise BadInput(f"--classes {given}: cannot be read as text: {error}") from error
     if "," not in given:
@@ -202,9 +207,11 @@ def _device(given: str | None) -> str:
     if given is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.zeros(1, device=given)
+        torch.autocast(torch.zeros(1, device=given).device.type, enabled=False)
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # an unknown name, or a device that is not there
-        raise BadInput(f"--device: got {given!r}, allowed: cpu, or an accelerator that is there ({str(error).splitlines()[0]})") from error
+        raise BadInput(
+            f"--device: got {given!r}, allowed: cpu, or an accelerator that is there ({str(error).splitlines()[0][:120]})"
+        ) from error
     return given
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,11 +17,10 @@ from .batch import Batch, Kind, Targets
 from .errors import BadInput, BrokenImage
 from .images import find_images, read_image, upright
 from .methods.base import Method, method
+from .model.adapter import VisionModel
 
 if TYPE_CHECKING:
     from PIL import Image
-
-    from .model.adapter import VisionModel
 
     Files = str | Path | Sequence[str | Path]
     Asked = Targets | Tensor | int | str | Sequence[int | str] | None
@@ -31,6 +32,7 @@ def load_images(files: Files, model: VisionModel, targets: Asked = None, *, kind
     `files` is a path, a folder, a glob pattern, or several of these; `targets` the class to explain: an index or a name, one for all
     images or one for each, and what the model predicts where it is None. Raises `BrokenImage` for the first file that cannot be read.
     """
+    _check_model(model)
     paths = find_images([files] if isinstance(files, str | os.PathLike) else files)
     images = torch.stack([_prepared(path, model) for path in paths])
     return as_batch(images, model, targets, ids=image_ids(paths), kind=kind)
@@ -70,8 +72,9 @@ def image_ids(paths: Sequence[Path]) -> list[str]:
 
 def as_batch(images: Tensor, model: VisionModel, targets: Asked = None, *, ids: Iterable[str] | None = None, kind: Kind = "logit") -> Batch:
     """A batch of normalised images (B, 3, H, W) or one (3, H, W), with what the model answers and what is asked of it."""
+    _check_model(model)
     images = images.unsqueeze(0) if images.ndim == 3 else images
-    if images.ndim != 4 or not images.is_floating_point():
+    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:] or not images.is_floating_point():
         raise BadInput(
             f"images: got {tuple(images.shape)} {images.dtype}, allowed: normalised floating-point images (B, 3, H, W) or (3, H, W)"
         )
@@ -92,11 +95,13 @@ def explain(
     `method_like` a `Method`, its name ("grad_cam") or a call as it prints itself ("IntegratedGradients(steps=20)"); `targets` the class
     to explain, by default the one predicted.
     """
+    _check_model(model)
     chosen = method(method_like)
     if isinstance(images, Batch):
         if targets is not None:
             raise BadInput("explain: got a Batch and targets, allowed: a Batch, which has its own targets, or images with targets")
-        return chosen(model, images)
+        known = images.logits is not None
+        return chosen(model, images if known else dataclasses.replace(images, logits=model.logits(images.images)))
     if isinstance(images, Tensor):
         return chosen(model, as_batch(images, model, targets))
     pictures = _pictures(images)
@@ -104,6 +109,12 @@ def explain(
         prepared = torch.stack([model.preprocessing(picture) for picture in pictures])
         return chosen(model, as_batch(prepared, model, targets))
     return chosen(model, load_images(images, model, targets))  # type: ignore[arg-type]
+
+
+def _check_model(model: Any) -> None:
+    if not isinstance(model, VisionModel):
+        got = f"the name {model!r}" if isinstance(model, str) else type(model).__name__
+        raise BadInput(f"model: got {got}, allowed: a VisionModel, from ak.load_model(name) or ak.VisionModel(module, mean=..., std=...)")
 
 
 def _pictures(images: Any) -> list[Image.Image]:
@@ -136,7 +147,9 @@ def _targets(asked: Asked, logits: Tensor, model: VisionModel, kind: Kind) -> Ta
             kind,
         )
     else:
-        each = [asked] * rows if isinstance(asked, int | str) else list(asked)
+        if not isinstance(asked, int | np.integer | str | list | tuple | np.ndarray) or isinstance(asked, bool):
+            raise BadInput(f"targets: got {type(asked).__name__}, allowed: a class name or index, or one for each image")
+        each = [asked] * rows if isinstance(asked, int | np.integer | str) else list(asked)
         targets = Targets(torch.tensor([model.target(one) for one in each], dtype=torch.int64, device=logits.device), kind)
     if len(targets) != rows:
         raise BadInput(f"targets: got {len(targets)}, allowed: one, or one for each of {rows} images")

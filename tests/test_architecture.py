@@ -154,7 +154,7 @@ ROOMS: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "switches gradients": (
         r"no_grad|enable_grad|set_grad_enabled|inference_mode",
-        {"model/adapter.py": "its room"},
+        {"model/adapter.py": "its room", "model/memory.py": "the kind of tensors that its rows are made in"},
     ),
     "differentiates": (r"autograd\.grad", {"model/adapter.py": "its room", "model/families.py": "looks for live gradients"}),
     "adds to .grad": (r"\.backward\(", {}),
@@ -192,17 +192,19 @@ ROOMS: dict[str, tuple[str, dict[str, str]]] = {
             "files.py": "the one way a file is written",
             "cli.py": "makes the folder of --out",
             "report/demo.py": "makes the folder of the images it draws",
+            "report/album.py": "removes what an earlier run into the same folder wrote",
         },
     ),
     "draws from or seeds the global generators": (
         r"torch\.manual_seed|torch\.seed\(|random\.seed|np\.random\.(?!Generator|default_rng|SeedSequence|PCG64|Philox)\w+|\brandom\.(?!fork_rng)\w+\(",
-        {},
+        {"model/zoo.py": "random weights from a seed, inside fork_rng: modules draw them from the global generator alone"},
     ),
     "catches everything": (
         r"except Exception|except BaseException|except:",
         {
             "model/weights.py": "damaged files raise a dozen types",
             "images.py": "damaged files raise half a dozen types",
+            "cli.py": "whatever goes wrong is one line for the person, with --traceback to see the rest",
         },
     ),
     "imports OpenCV, whose two wheels break one another": (r"\bcv2\b", {}),

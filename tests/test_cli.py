@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -82,10 +83,103 @@ def test_broken_files_are_listed_at_the_end_and_the_rest_is_explained(photos, tm
     out = tmp_path / "out"
     run("explain", photos, photos / "gone.png", *MODEL, "--method", "edge_map", "--out", out, code=3)
     errors = capsys.readouterr().err.splitlines()
-    assert len(errors) == 3 and all(line.startswith("not read: ") for line in errors)
+    assert len(errors) == 3 and all(line.startswith("failed: ") for line in errors)
     assert len(list((out / "edge_map").glob("*.png"))) == 3
     rows = (out / "failures.csv").read_text().splitlines()
     assert len(rows) == 4 and "empty.png" in rows[2]
+
+
+def test_what_a_run_wrote_is_not_explained_by_the_next_and_not_mixed_with_it(photos, capsys):
+    out = photos / "maps here"
+    run("explain", photos, *MODEL, "--method", "edge_map", "--method", "grad_cam", "--out", out)
+    (out / "edge_map" / "mine.txt").touch()
+    run("explain", photos, *MODEL, "--method", "edge_map", "--limit", 2, "--out", out, "--json")
+    done = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [row["id"] for row in done["images"]] == ["0.png", "1.png"]
+    assert sorted(path.name for path in (out / "edge_map").iterdir()) == ["0.png.png", "1.png.png", "mine.txt"]
+    assert not list(out.glob("grad_cam/*")) and not list(out.glob("maps/grad_cam/*"))
+    for _ in range(2):
+        run("explain", photos, *MODEL, "--method", "random_map", "--out", photos, "--json")
+        done = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [row["id"] for row in done["images"] if not row["id"].startswith("maps here")] == ["0.png", "1.png", "2.png"]
+
+
+def test_an_earlier_record_removes_nothing_outside_its_folder(photos, tmp_path):
+    out, kept = tmp_path / "out", tmp_path / "kept.png"
+    kept.touch()
+    out.mkdir()
+    runs = [{"folder": ".", "methods": {"..": {}}, "images": [{"id": "kept"}]}]
+    (out / "run.json").write_text(json.dumps({"runs": runs}))
+    run("explain", photos, *MODEL, "--method", "edge_map", "--out", out)
+    assert kept.is_file()
+
+
+def test_long_names_are_shortened_and_told_apart(photos, tmp_path):
+    for end in "ab":
+        shutil.copy(photos / "0.png", photos / f"{'ü' * 120}{end}.png")
+    run("explain", photos, *MODEL, "--method", "edge_map", "--out", tmp_path / "out")
+    assert len(list((tmp_path / "out" / "edge_map").iterdir())) == 5
+
+
+def test_a_picture_that_cannot_be_written_costs_one_row(photos, tmp_path, capsys):
+    (tmp_path / "out" / "edge_map" / "1.png.png" / "in the way").mkdir(parents=True)
+    run("explain", photos, *MODEL, "--method", "edge_map", "--out", tmp_path / "out", code=3)
+    rows = (tmp_path / "out" / "failures.csv").read_text().splitlines()
+    assert len(rows) == 2 and rows[1].startswith("1.png,write,")
+    assert "failed: 1.png: " in capsys.readouterr().err
+
+
+def test_an_answer_that_is_no_number_is_a_failure_and_the_json_stays_json(photos, tmp_path, capsys):
+    from attribkit.model.planted import planted_module
+
+    weights = planted_module("shortcut-95").state_dict()
+    weights["head.bias"] = torch.full_like(weights["head.bias"], float("nan"))
+    save_file(weights, tmp_path / "nan.safetensors")
+    run("explain", photos, *MODEL, "--weights", tmp_path / "nan.safetensors", "--method", "edge_map", "--out", tmp_path / "out", code=2)
+    assert "0.png: the model's answer is not finite" in capsys.readouterr().err
+
+
+def test_the_record_says_what_was_run(photos, tmp_path, capsys):
+    run(
+        "explain",
+        photos / "0.png",
+        *MODEL,
+        "--weights",
+        "none",
+        "--method",
+        "IntegratedGradients(steps=2)",
+        "--method",
+        "grad_cam",
+        "--out",
+        tmp_path,
+    )
+    assert "weights: random, from seed 0" in capsys.readouterr().out
+    (done,) = json.loads((tmp_path / "run.json").read_text())["runs"]
+    assert done["methods"]["grad_cam"]["facts"] == {
+        "weights": "random, from seed 0",
+        "preprocessing": "cover 96x96 bilinear, crop 96x96, mean 0.5 0.5 0.5, std 0.25 0.25 0.25",
+        "precision": "float32",
+        "device": "cpu",
+        "layer": "layer3",
+    }
+    assert "integrated_gradients.convergence_delta" in done["images"][0]
+
+
+def test_class_names_from_a_file_that_a_spreadsheet_wrote(photos, tmp_path):
+    (tmp_path / "names.txt").write_text("carp\nwren\n", encoding="utf-8-sig")
+    run(
+        "explain",
+        photos / "0.png",
+        *MODEL,
+        "--classes",
+        tmp_path / "names.txt",
+        "--target",
+        "carp",
+        "--method",
+        "edge_map",
+        "--out",
+        tmp_path / "out",
+    )
 
 
 def test_the_same_call_twice_is_one(photos, tmp_path):

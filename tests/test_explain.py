@@ -113,6 +113,8 @@ def test_scores_and_labels_travel_with_the_maps(model, folder):
     [
         (torch.zeros(2, 3, 24, 40, dtype=torch.uint8), "got .2, 3, 24, 40. torch.uint8, allowed: normalised floating-point"),
         (torch.zeros(24, 40), "got .24, 40."),
+        (torch.zeros(1, 4, 24, 40), "got .1, 4, 24, 40."),
+        (torch.zeros(1, 3, 0, 40), "got .1, 3, 0, 40."),
         (torch.zeros(0, 3, 24, 40), "got none, allowed: at least one"),
         (3, "got int, allowed: a Batch, a path"),
         ([torch.zeros(3, 24, 40)], "got list, allowed"),
@@ -122,6 +124,28 @@ def test_scores_and_labels_travel_with_the_maps(model, folder):
 def test_what_is_no_image_is_one_clear_line(model, images, message):
     with pytest.raises(BadInput, match=message):
         explain(model, images, "grad_cam")
+
+
+@pytest.mark.parametrize("wrong", ["planted/shortcut-95", torch.nn.Linear(1, 1), None])
+def test_what_is_no_model_is_one_clear_line(wrong):
+    with pytest.raises(BadInput, match=r"model: got .*, allowed: a VisionModel, from ak.load_model"):
+        explain(wrong, torch.zeros(1, 3, 24, 40), "grad_cam")
+
+
+@pytest.mark.parametrize("asked", [1.5, b"x", True, {"cat"}])
+def test_what_is_no_target_is_one_clear_line(model, asked):
+    with pytest.raises(BadInput, match=r"targets: got .*, allowed: a class name or index"):
+        explain(model, torch.zeros(1, 3, 24, 40), "grad_cam", targets=asked)
+
+
+def test_numpy_integers_are_targets(model):
+    assert explain(model, torch.zeros(1, 3, 24, 40), "edge_map", targets=np.int64(2)).labels() == ("cat",)
+    assert explain(model, torch.zeros(2, 3, 24, 40), "edge_map", targets=np.array([2, 0])).labels() == ("cat", "ant")
+
+
+def test_a_batch_without_answers_gets_its_scores(model):
+    batch = Batch(torch.randn(2, 3, 24, 40), Targets(torch.tensor([0, 1])), ("a", "b"))
+    torch.testing.assert_close(explain(model, batch, "edge_map").scores, model.score(batch.images, batch.targets))
 
 
 def test_wrong_methods_are_one_clear_line(model):

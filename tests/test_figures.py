@@ -288,7 +288,7 @@ def test_only_as_many_maps_as_asked_for_are_shown():
     assert texts(attribution(torch.zeros(0, 4, 4)).show()) == ["GradCAM() for net: no maps"]
     with pytest.raises(BadInput, match="limit: got 0, allowed: a number of maps from 1 up"):
         many.show(limit=0)
-    with pytest.raises(BadInput, match=r"images: got \(2, 3, 8, 8\), allowed: \(8, 3, H, W\)"):
+    with pytest.raises(BadInput, match=r"images: got \(2, 3, 8, 8\), allowed: \(8, 3, 8, 8\)"):
         many.show(torch.rand(2, 3, 8, 8))
 
 

@@ -124,7 +124,7 @@ SIGNATURES = {
     "explain": "model, images, method_like, targets=",
     "Targets": "index, kind=",
     "Batch": "images, targets, ids, regions=, groups=, logits=",
-    "Attribution": "maps, targets, ids, method, size, model=, classes=, scores=, extras=",
+    "Attribution": "maps, targets, ids, method, size, model=, classes=, scores=, extras=, facts=",
     "Attribution.at": "self, size=",
     "Attribution.show": "self, batch=, *, limit=",
     "Attribution.save": "self, path",

@@ -16,7 +16,7 @@ from ..errors import BadInput, OutOfMemory, UnknownName, Unsupported
 from ..images import Preprocessing
 from . import families
 from .answer import logits_in
-from .memory import ChannelsLastRefused, unless_out_of_memory
+from .memory import ChannelsLastRefused, full_precision, ordinary_tensors, unless_out_of_memory
 from .taps import as_written, tapped
 from .tokens import Layout, layout
 
@@ -27,7 +27,6 @@ Three = float | Sequence[float]
 Combine = Callable[[Tensor, Tensor], Tensor]
 Rows = TypeVar("Rows", bound=tuple[Tensor, ...])
 T = TypeVar("T")
-_LOW = (torch.bfloat16, torch.float16)
 
 
 class VisionModel:
@@ -77,6 +76,7 @@ class VisionModel:
         self.classes: tuple[str, ...] = () if classes is None else tuple(str(each) for each in classes)
         self.precision = precision
         self.name = name or type(module).__name__
+        self.weights = "its own"
         self._layer = layer
         self._max_rows = max_rows
         self._inside = False
@@ -155,13 +155,19 @@ class VisionModel:
     def facts(self, method: Method) -> dict[str, str]:
         """What beside a method's settings decides its maps, in words: to be kept with them."""
         layer = {"layer": getattr(method, "layer", None) or self.layer} if "spatial_layer" in method.needs else {}
-        return {"preprocessing": str(self.preprocessing), "precision": self.precision, "device": self.device.type, **layer}
+        return {
+            "weights": self.weights,
+            "preprocessing": str(self.preprocessing),
+            "precision": self.precision,
+            "device": self.device.type,
+            **layer,
+        }
 
     def fit(self, batch: Batch) -> Batch:
         """The batch on the model's device; an empty one raises."""
         if not len(batch):
             raise BadInput("batch: got no images, allowed: at least one")
-        images = _full(batch.images.detach()).to(self.device)
+        images = full_precision(batch.images.detach()).to(self.device)
         if batch.targets.index.device.type == "cpu" and (self.classes or batch.logits is not None):
             batch.targets.check(len(self.classes) or batch.logits.shape[1])  # type: ignore[union-attr]  # one of the two is there
         targets = batch.targets if batch.targets.index.device == images.device else batch.targets.to(images.device)
@@ -173,7 +179,7 @@ class VisionModel:
     def logits(self, images: Tensor) -> Tensor:
         """The model's answer; (B, 3, H, W) -> (B, K)."""
         images, _ = _checked(images)
-        return self._in_rows(lambda rows: (_full(self.answer(images[rows])),), len(images))[0]
+        return self._in_rows(lambda rows: (full_precision(self.answer(images[rows])),), len(images))[0]
 
     def score(self, images: Tensor, targets: Targets) -> Tensor:
         """The explained scalar; (B, 3, H, W) -> (B,)."""
@@ -185,8 +191,8 @@ class VisionModel:
 
         def work(rows: slice) -> tuple[Tensor]:
             leaf = images[rows].to(self.device, self._dtype(images), copy=True).requires_grad_()
-            score = targets[rows].of(_full(self.answer(leaf)))
-            return (_full(self._derivative(score, leaf, f"the images of {self.name}")),)
+            score = targets[rows].of(full_precision(self.answer(leaf)))
+            return (full_precision(self._derivative(score, leaf, f"the images of {self.name}")),)
 
         return self._in_rows(work, len(images), grad=True)[0]
 
@@ -199,7 +205,7 @@ class VisionModel:
             with tapped(name, module, call=call) as tap:
                 self.answer(images[rows])
                 found = tap.tensor()
-            return (_full(self._layout(name, found, images[rows]).to_grid(found)),)
+            return (full_precision(self._layout(name, found, images[rows]).to_grid(found)),)
 
         return self._in_rows(work, len(images))[0]
 
@@ -217,12 +223,12 @@ class VisionModel:
 
         def work(rows: slice) -> Rows:
             with tapped(name, module, call=call, grad=True) as tap:
-                score = targets[rows].of(_full(self.answer(images[rows])))
+                score = targets[rows].of(full_precision(self.answer(images[rows])))
                 leaf = tap.tensor()
             gradient = self._derivative(score, leaf, f"layer {name!r} of {self.name}")
             grid = self._layout(name, leaf, images[rows])
             with torch.no_grad():
-                return combine(_full(grid.to_grid(leaf.detach())), _full(grid.to_grid(gradient)))
+                return combine(full_precision(grid.to_grid(leaf.detach())), full_precision(grid.to_grid(gradient)))
 
         return self._in_rows(work, len(images), grad=True)
 
@@ -372,11 +378,6 @@ class VisionModel:
         yield from self.module.buffers()
 
 
-def ordinary_tensors() -> contextlib.AbstractContextManager[None]:
-    """While it lasts tensors are made as anywhere else, also inside `torch.inference_mode`: those made in that have no gradients."""
-    return torch.inference_mode(False)
-
-
 def _checked(images: Tensor, targets: Targets | None = None) -> tuple[Tensor, Targets]:
     """The images without their graph and the targets, fit for autograd, or `BadInput` that says what is wrong with them."""
     if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point() or not len(images):
@@ -388,7 +389,3 @@ def _checked(images: Tensor, targets: Targets | None = None) -> tuple[Tensor, Ta
         raise BadInput(f"targets: got {len(targets)}, allowed: one for each of {len(images)} images")
     with ordinary_tensors():  # what was made in inference mode cannot be kept for a backward; a copy can
         return images.detach(), Targets(targets.index.clone(), targets.kind)
-
-
-def _full(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in _LOW else tensor

@@ -1,13 +1,16 @@
-"""Running some rows at once, and what to do when that cannot be."""
+"""How rows are run: in what kind of tensors, and what to do when memory runs out."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 T = TypeVar("T")
+_LOW = (torch.bfloat16, torch.float16)
 
 
 class ChannelsLastRefused(Exception):
@@ -39,3 +42,13 @@ def unless_out_of_memory(work: Callable[[slice], T], rows: slice) -> T | None:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return None
+
+
+def ordinary_tensors() -> contextlib.AbstractContextManager[None]:
+    """While it lasts tensors are made as anywhere else, also inside `torch.inference_mode`: those made in that have no gradients."""
+    return torch.inference_mode(False)
+
+
+def full_precision(tensor: Tensor) -> Tensor:
+    """The tensor as float32 where it is of half precision, else itself."""
+    return tensor.float() if tensor.dtype in _LOW else tensor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from torch import nn
 
 from ..errors import AttribkitError, BadInput, UnknownName
 from ..images import Preprocessing
-from .adapter import Three, VisionModel, ordinary_tensors
+from .adapter import Three, VisionModel
+from .memory import ordinary_tensors
 from .sources import Loaded, from_hf, from_planted, from_timm, from_torchvision
 
 DEFAULT = "default"
@@ -44,12 +46,27 @@ def load_model(  # noqa: PLR0913 - what may be overridden, all by name
     source, _, rest = name.partition("/")
     if source not in _SOURCES or not rest:
         raise UnknownName("model", name, [f"{each}/NAME" for each in _SOURCES])
-    with ordinary_tensors():
+    # Random weights are the same ones each time, and take nothing from the caller's sequence of random numbers.
+    with ordinary_tensors(), torch.random.fork_rng([]):
+        torch.manual_seed(0)
         loaded = _SOURCES[source](rest, weights)
         module = _on(loaded.module.eval(), device)
     preprocessing = _prepared(name, loaded.preprocessing, mean=mean, std=std, size=size)
     names = loaded.classes if classes is None else tuple(classes)
-    return VisionModel(module, preprocessing=preprocessing, classes=names, layer=layer, name=name)
+    model = VisionModel(module, preprocessing=preprocessing, classes=names, layer=layer, name=name)
+    model.weights = _origin(weights, assumed=source == "torchvision" and None in (mean, std, size))
+    return model
+
+
+def _origin(weights: str | Path | None, *, assumed: bool) -> str:
+    """Where the weights are from, in words."""
+    if weights is None:
+        return "random, from seed 0"
+    path = Path(weights)
+    if not path.is_file():
+        return str(weights)
+    words = f"{path.name}, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}"
+    return f"{words}; its preprocessing is assumed to be that of torchvision's own weights" if assumed else words
 
 
 def _prepared(

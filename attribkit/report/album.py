@@ -4,38 +4,53 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
 import io
 import itertools
 import json
+import math
+import os
 import platform
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from torch import Tensor
 
 from ..attribution import Attribution
 from ..batch import Batch
-from ..errors import BrokenImage
 from ..files import write_whole
 from ..methods.base import Method
 from ..model.adapter import VisionModel
 from .figures import overlay_figure, save_figure
 from .page import About, Item, Section, gallery, write_page
 
+LONGEST_NAME = 200  # bytes; file systems take 255, of which writing a file whole needs some
 PAGE_IMAGES = 200  # more make a page that a browser is slow to open; the pictures of all images are in their folders
+
+
+class Failure(NamedTuple):
+    """An image that could not be done: at which stage ("read", "explain", "write"), and why."""
+
+    id: str
+    stage: str
+    reason: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Album:
     """What one model's explanations become: `out/METHOD/ID.png`, `out/maps/METHOD/NNNN.safetensors`, and a section of a page.
 
-    `rows` grows by one entry an image: its id, target, label, score and probability.
+    `rows` grows by one entry an image: its id, target, label, score, probability, and what methods report beside their maps;
+    `failed` by one for each image whose answer is not finite or whose picture cannot be written.
     """
 
     out: Path
     model: VisionModel
     methods: Sequence[Method]
     rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    failed: list[Failure] = dataclasses.field(default_factory=list)
 
     def folders(self) -> list[str]:
         """A folder name for each method: its own, numbered where a method is asked for more than once."""
@@ -48,58 +63,99 @@ class Album:
         items = itertools.chain.from_iterable(self._items(number, batch) for number, batch in enumerate(batches))
         return gallery((item for place, item in enumerate(items) if place < PAGE_IMAGES), name=name, heading=heading)
 
+    def record(self, out: Path) -> dict[str, Any]:
+        """What was run and what came of it, in plain values; its folder as seen from `out`."""
+        settings = {
+            folder: {"settings": repr(method), "facts": self.model.facts(method)}
+            for folder, method in zip(self.folders(), self.methods, strict=True)
+        }
+        return {"model": self.model.name, "folder": self.out.relative_to(out).as_posix(), "methods": settings, "images": self.rows}
+
     def _items(self, number: int, batch: Batch) -> Iterator[Item]:
         attributions = [method(self.model, batch) for method in self.methods]
         for folder, attribution in zip(self.folders(), attributions, strict=True):
             attribution.save(self.out / "maps" / folder / f"{number:04d}.safetensors")
         pixels = self.model.preprocessing.pixels(batch.images.cpu())
-        for row, caption in enumerate(self._captions(batch, attributions[0])):
-            maps = {method.brief(): attribution.maps[row].cpu() for method, attribution in zip(self.methods, attributions, strict=True)}
-            for folder, method, (brief, map_) in zip(self.folders(), self.methods, maps.items(), strict=True):
-                figure = overlay_figure(pixels[row], map_, title=f"{caption}  |  {brief}", signed=method.signed)
-                save_figure(figure, self.out / folder / f"{batch.ids[row]}.png")
-            regions = {name: region[row].cpu() for name, region in batch.regions.items()}
-            yield Item(pixels[row], batch.ids[row], caption, maps, regions)
+        for place, row in enumerate(self._rows(batch, attributions)):
+            maps = [attribution.maps[place].cpu() for attribution in attributions]
+            if not math.isfinite(row["score"]):
+                self.failed.append(Failure(row["id"], "explain", "the model's answer is not finite"))
+                continue
+            try:
+                self._write_pictures(row, pixels[place], maps)
+            except OSError as error:  # one name that the disk does not take must not cost the other images
+                self.failed.append(Failure(row["id"], "write", error.strerror or str(error)))
+                continue
+            self.rows.append(row)
+            regions = {name: region[place].cpu() for name, region in batch.regions.items()}
+            named = {method.brief(): map_ for method, map_ in zip(self.methods, maps, strict=True)}
+            yield Item(pixels[place], row["id"], _caption(row), named, regions)
 
-    def _captions(self, batch: Batch, attribution: Attribution) -> list[str]:
-        """Target and probability of each image as a person reads them; `rows` keeps them with the rest that is known."""
+    def _rows(self, batch: Batch, attributions: Sequence[Attribution]) -> list[dict[str, Any]]:
+        """What is known of each image, in plain values."""
         logits = self.model.logits(batch.images) if batch.logits is None else batch.logits
-        wanted, chance = batch.targets, dataclasses.replace(batch.targets, kind="probability")
-        scores, chances = wanted.of(logits).tolist(), chance.of(logits).tolist()
-        labels, facts = attribution.labels(), zip(batch.ids, wanted.index.tolist(), scores, chances, strict=True)
-        for label, (name, index, score, share) in zip(labels, facts, strict=True):
-            self.rows.append({"id": name, "target": index, "label": label, "kind": wanted.kind, "score": score, "probability": share})
-        if wanted.kind == "probability":
-            return [f"{label}, p = {share:.3f}" for label, share in zip(labels, chances, strict=True)]
-        kind = wanted.kind.replace("_", " ")
-        return [f"{label}, {kind} {score:.3g}, p = {share:.3f}" for label, score, share in zip(labels, scores, chances, strict=True)]
+        kinds = {"score": batch.targets, "probability": dataclasses.replace(batch.targets, kind="probability")}
+        columns: dict[str, Sequence[Any]] = {"id": batch.ids, "target": batch.targets.index.tolist(), "label": attributions[0].labels()}
+        columns |= {name: targets.of(logits).tolist() for name, targets in kinds.items()}
+        for folder, attribution in zip(self.folders(), attributions, strict=True):
+            columns |= {f"{folder}.{name}": extra.tolist() for name, extra in attribution.extras.items() if extra.ndim == 1}
+        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        return [{**row, "kind": batch.targets.kind} for row in rows]
+
+    def _write_pictures(self, row: dict[str, Any], pixels: Tensor, maps: Sequence[Tensor]) -> None:
+        for folder, method, map_ in zip(self.folders(), self.methods, maps, strict=True):
+            figure = overlay_figure(pixels, map_, title=f"{_caption(row)}  |  {method.brief()}", signed=method.signed)
+            save_figure(figure, self.out / folder / picture_name(row["id"]))
+
+
+def _caption(row: dict[str, Any]) -> str:
+    """Target and score of an image, as a person reads them."""
+    score = "" if row["kind"] == "probability" else f"{row['kind'].replace('_', ' ')} {row['score']:.3g}, "
+    return f"{row['label']}, {score}p = {row['probability']:.3f}"
+
+
+def picture_name(image: str) -> str:
+    """The name of an image's pictures: its own and ".png", cut and told apart by a digest where a disk would not take it."""
+    folder, slash, name = image.rpartition("/")
+    whole = os.fsencode(f"{name}.png")
+    if len(whole) > LONGEST_NAME:
+        name = f"{whole[: LONGEST_NAME - 40].decode(errors='ignore')}-{hashlib.sha256(whole).hexdigest()[:12]}"
+    return f"{folder}{slash}{name}.png"
+
+
+def earlier(out: Path) -> list[Path]:
+    """The pictures and maps that an earlier run's `run.json` says it wrote to `out`; none where there was no such run."""
+    try:
+        runs = json.loads((out / "run.json").read_bytes())["runs"]
+        folders = [(out / run["folder"], method, run["images"]) for run in runs for method in run["methods"]]
+        pictures = [folder / method / picture_name(row["id"]) for folder, method, rows in folders for row in rows]
+        maps = [path for folder, method, _ in folders for path in (folder / "maps" / method).glob("*.safetensors")]
+    except (OSError, ValueError, KeyError, TypeError):  # no such file, or somebody else's
+        return []
+    inside = out.resolve()
+    return [path for path in (*pictures, *maps) if inside in path.resolve().parents]
+
+
+def clear(files: Sequence[Path]) -> None:
+    """Remove what an earlier run wrote, so that two runs are never mixed."""
+    for path in files:
+        path.unlink(missing_ok=True)
 
 
 def write_album(
-    out: Path, chapters: Sequence[tuple[Album, Section]], *, title: str, summary: str, broken: Sequence[BrokenImage] = ()
+    out: Path, chapters: Sequence[tuple[Album, Section]], *, title: str, summary: str, failures: Sequence[Failure] = ()
 ) -> Path:
     """Write `report.html` of all chapters, `run.json` of what was run, and `failures.csv`; the page's path."""
     albums = [album for album, _ in chapters]
-    failures = [(error.path, error.reason) for error in broken]
     methods = {method.brief(): (repr(method), method.paper) for album in albums for method in album.methods}
     facts = _facts([album.model for album in albums])
-    about = About(facts, [(brief, *rest) for brief, rest in methods.items()], failures)
+    about = About(facts, [(brief, *rest) for brief, rest in methods.items()], [(failure.id, failure.reason) for failure in failures])
     sections = [*(section for _, section in chapters), Section("about", "about.html", {"about": about})]
     page = write_page(out / "report.html", sections, title=title, summary=summary)
-    runs = [
-        {
-            "model": album.model.name,
-            "methods": {
-                folder: {"settings": repr(method), "facts": album.model.facts(method)}
-                for folder, method in zip(album.folders(), album.methods, strict=True)
-            },
-            "images": album.rows,
-        }
-        for album in albums
-    ]
-    write_whole(out / "run.json", json.dumps({"facts": facts, "runs": runs}, indent=1).encode())
+    runs = [album.record(out) for album in albums]
+    write_whole(out / "run.json", json.dumps({"facts": facts, "runs": runs}, indent=1, allow_nan=False).encode())
     table = io.StringIO(newline="")
-    csv.writer(table).writerows([("id", "stage", "reason"), *((path, "read", reason) for path, reason in failures)])
+    csv.writer(table).writerows([Failure._fields, *failures])
     write_whole(out / "failures.csv", table.getvalue().encode("utf-8", "replace"))
     return page
 
@@ -108,7 +164,9 @@ def _facts(models: Sequence[VisionModel]) -> dict[str, str]:
     """What was run, on what."""
     packages = ", ".join(f"{package} {version(package)}" for package in ("attribkit", "torch", "torchvision", "pillow"))
     about = {
-        f"model {model.name}" if len(models) > 1 else "model": f"{model.name}: {model.preprocessing}; {model.device}, {model.precision}"
+        f"model {model.name}" if len(models) > 1 else "model": (
+            f"{model.name}, weights: {model.weights}; {model.preprocessing}; {model.device}, {model.precision}"
+        )
         for model in models
     }
     return {**about, "versions": f"Python {platform.python_version()}, {packages}"}

@@ -15,7 +15,7 @@ from ..model.planted import CLASSES
 from ..model.zoo import load_model
 from ..problems.planted import Planted
 from ..problems.scenes import PLACES
-from .album import Album, write_album
+from .album import Album, clear, earlier, write_album
 from .figures import pixels
 
 MODELS = {"planted/shortcut-95": "leans on the background", "planted/shortcut-50": "had to learn the object"}
@@ -27,6 +27,7 @@ def write_demo(out: Path, count: int) -> tuple[Path, str]:
     """Make `count` images, explain both models by every method, and write it all below `out`; the page and a verdict in words."""
     # Methods that ask the model first, then the controls, which do not.
     methods = sorted((cls() for cls in METHODS.values()), key=lambda method: (not method.needs, "spatial_layer" not in method.needs))
+    clear(earlier(out))
     chapters, findings = [], []
     for name, words in MODELS.items():
         model = load_model(name)

@@ -350,8 +350,9 @@ def _images(attribution: Attribution, batch: Batch | Tensor | None) -> list[Pixe
     if batch is None:
         return None
     if isinstance(batch, Tensor):
-        if batch.ndim != 4 or len(batch) < len(attribution):
-            raise BadInput(f"images: got {tuple(batch.shape)}, allowed: ({len(attribution)}, 3, H, W), in the order of the maps")
+        if batch.ndim != 4 or len(batch) < len(attribution) or tuple(batch.shape[-2:]) != attribution.size:
+            allowed = (len(attribution), 3, *attribution.size)
+            raise BadInput(f"images: got {tuple(batch.shape)}, allowed: {allowed}, in the order of the maps")
         rows = list(range(len(attribution)))
         images = batch
     else:
