@@ -32,7 +32,7 @@ from attribkit.methods.integrated_gradients import quadrature
 
 NETWORKS = ("resnet50", "mobilenet_v2", "squeezenet1_0")
 LAYOUT_NETWORKS = ("resnet50", "vgg11", "mobilenet_v2", "densenet121", "squeezenet1_0", "efficientnet_b0", "convnext_tiny")
-ROWS = 16  # what a pass takes at once, for everybody
+ROWS = 8  # what a pass takes at once, for everybody
 
 Run = Callable[[], object]
 
@@ -108,11 +108,11 @@ def subject(name: str, batch: int, size: int) -> Subject:
     return Subject(name, wrapped.module, frozen, wrapped, torch.randn(batch, 3, size, size), index, wrapped.layer)
 
 
-def as_attribkit_runs_it(it: Subject) -> Tensor:
-    """The images in the memory format that attribkit chooses for this network on this machine."""
+def as_attribkit_runs_it(it: Subject, rows: int) -> Tensor:
+    """The images in the memory format that attribkit chooses for `rows` of them on this network and machine."""
     seen: list[Tensor] = []
     handle = it.module.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
-    it.model.logits(it.images[:1])
+    it.model.logits(it.images[:1].expand(rows, -1, -1, -1))
     handle.remove()
     chosen = torch.channels_last if seen[0].is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
     return it.images.contiguous(memory_format=chosen)
@@ -182,7 +182,7 @@ def cam_contenders(it: Subject) -> dict[str, Run]:
     from pytorch_grad_cam import GradCAM
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-    ours = as_attribkit_runs_it(it)
+    ours = as_attribkit_runs_it(it, min(ROWS, len(it.images)))
     batch = ak.Batch(it.images, ak.Targets(it.classes), tuple(map(str, range(len(it.images)))))
     captum = LayerGradCam(it.module, it.module.get_submodule(it.layer))
     other = GradCAM(model=it.module, target_layers=[it.module.get_submodule(it.layer)])
@@ -201,13 +201,13 @@ def path_contenders(it: Subject, steps: int) -> dict[str, Run]:
     """Integrated Gradients by everybody."""
     from captum.attr import IntegratedGradients
 
-    ours = as_attribkit_runs_it(it)
+    ours = as_attribkit_runs_it(it, ROWS)
     batch = ak.Batch(it.images, ak.Targets(it.classes), tuple(map(str, range(len(it.images)))))
     captum = IntegratedGradients(it.module)
     return {
         f"by hand, {ROWS} rows": lambda: path_by_hand(it, ours, steps, ROWS),
         "attribkit": lambda: ak.methods.IntegratedGradients(steps=steps)(it.model, batch),
-        f"by hand, {ROWS // 2} rows": lambda: path_by_hand(it, ours, steps, ROWS // 2),
+        f"by hand, {2 * ROWS} rows": lambda: path_by_hand(it, ours, steps, 2 * ROWS),
         "captum": lambda: captum.attribute(it.images, target=it.classes, n_steps=steps, internal_batch_size=ROWS),
     }
 

@@ -270,7 +270,7 @@ def test_an_error_of_the_model_is_not_taken_for_want_of_memory(images):
     with pytest.raises(RuntimeError, match="is invalid"):
         model.logits(images)
     assert module.rows == [5]
-    assert model.max_rows == 16
+    assert model.max_rows == 8
 
 
 # The module comes back ------------------------------------------------------------------------------------------------------
@@ -464,7 +464,7 @@ def test_a_model_without_a_way_for_gradients_says_so(images, targets):
 def test_facts():
     model = adapted(GapCNN(), mean=(0.1, 0.2, 0.3), std=0.5, size=(24, 40), classes=["a", "b", "c", "d", "e"], layer="features.conv1")
     assert (model.mean, model.std, model.size) == ((0.1, 0.2, 0.3), (0.5, 0.5, 0.5), (24, 40))
-    assert (model.classes, model.layer, model.max_rows, model.name) == (("a", "b", "c", "d", "e"), "features.conv1", 16, "GapCNN")
+    assert (model.classes, model.layer, model.max_rows, model.name) == (("a", "b", "c", "d", "e"), "features.conv1", 8, "GapCNN")
     assert model.device == torch.device("cpu")
     assert repr(model).startswith("<VisionModel GapCNN: ")
     assert model.layers == {

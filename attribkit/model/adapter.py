@@ -112,7 +112,7 @@ class VisionModel:
     @property
     def max_rows(self) -> int:
         """How many images run at once; halved for good when memory runs out."""
-        return self._max_rows or (16 if self.device.type == "cpu" else 128)
+        return self._max_rows or (8 if self.device.type == "cpu" else 128)
 
     @property
     def layer(self) -> str:
