@@ -276,7 +276,7 @@ def test_demo_explains_two_models_by_every_method(tmp_path, capsys):
     done = json.loads(capsys.readouterr().out)
     assert "planted/shortcut-95 is right on" in done["verdict"]
     for model in ("planted-shortcut-95", "planted-shortcut-50"):
-        assert {path.name for path in (tmp_path / "demo" / model).iterdir()} == {*METHODS, "maps"}
+        assert {path.name for path in (tmp_path / "demo" / model).iterdir()} == {*METHODS, "maps", "compare.png"}
     assert len(list((tmp_path / "demo" / "images").glob("*.png"))) == 2
     assert (tmp_path / "demo" / "report.html").stat().st_size > 20_000
 

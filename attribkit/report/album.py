@@ -23,10 +23,11 @@ from ..batch import Batch
 from ..files import write_whole
 from ..methods.base import Method
 from ..model.adapter import VisionModel
-from .figures import overlay_figure, save_figure
+from .figures import compare_figure, overlay_figure, save_figure
 from .page import About, Item, Section, gallery, write_page
 
 LONGEST_NAME = 200  # bytes; file systems take 255, of which writing a file whole needs some
+COMPARED_IMAGES = 6  # in one picture of all methods, each method on one scale
 PAGE_IMAGES = 200  # more make a page that a browser is slow to open; the pictures of all images are in their folders
 
 
@@ -40,7 +41,7 @@ class Failure(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Album:
-    """What one model's explanations become: `out/METHOD/ID.png`, `out/maps/METHOD/NNNN.safetensors`, and a section of a page.
+    """What one model's explanations become: `out/METHOD/ID.png`, `out/compare.png`, `out/maps/METHOD/NNNN.safetensors`, and a section of a page.
 
     `rows` grows by one entry an image: its id, target, label, score, probability, and what methods report beside their maps;
     `failed` by one for each image whose answer is not finite or whose picture cannot be written.
@@ -61,7 +62,22 @@ class Album:
     def section(self, batches: Iterable[Batch], *, name: str = "gallery", heading: str = "") -> Section:
         """Explain all batches, write their pictures and maps, and show the first `PAGE_IMAGES` images."""
         items = itertools.chain.from_iterable(self._items(number, batch) for number, batch in enumerate(batches))
-        return gallery((item for place, item in enumerate(items) if place < PAGE_IMAGES), name=name, heading=heading)
+        first: list[Item] = []
+        section = gallery(self._shown(items, first), name=name, heading=heading)
+        if first:
+            maps = {name: [item.maps[name] for item in first] for name in first[0].maps}
+            save_figure(
+                compare_figure([item.image for item in first], maps, titles=[item.caption for item in first]), self.out / "compare.png"
+            )
+        return section
+
+    def _shown(self, items: Iterable[Item], first: list[Item]) -> Iterator[Item]:
+        """The images that the page shows, of which the first ones are kept for the picture that compares all methods."""
+        for place, item in enumerate(items):
+            if place < COMPARED_IMAGES:
+                first.append(item)
+            if place < PAGE_IMAGES:
+                yield item
 
     def record(self, out: Path) -> dict[str, Any]:
         """What was run and what came of it, in plain values; its folder as seen from `out`."""
