@@ -41,8 +41,9 @@ class Failure(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Album:
-    """What one model's explanations become: `out/METHOD/ID.png`, `out/compare.png`, `out/maps/METHOD/NNNN.safetensors`, and a section of a page.
+    """What one model's explanations become: pictures, maps, and a section of a page.
 
+    `out` gets `METHOD/ID.png`, `compare.png` of the first images by all methods, and `maps/METHOD/NNNN.safetensors`.
     `rows` grows by one entry an image: its id, target, label, score, probability, and what methods report beside their maps;
     `failed` by one for each image whose answer is not finite or whose picture cannot be written.
     """
@@ -146,6 +147,7 @@ def earlier(out: Path) -> list[Path]:
         folders = [(out / run["folder"], method, run["images"]) for run in runs for method in run["methods"]]
         pictures = [folder / method / picture_name(row["id"]) for folder, method, rows in folders for row in rows]
         maps = [path for folder, method, _ in folders for path in (folder / "maps" / method).glob("*.safetensors")]
+        pictures += [out / run["folder"] / "compare.png" for run in runs]
     except (OSError, ValueError, KeyError, TypeError):  # no such file, or somebody else's
         return []
     inside = out.resolve()
