@@ -256,6 +256,23 @@ def test_a_declared_patch_is_read(declared, expected):
         assert families.patch(module) == expected
 
 
+class HalfRead(GapCNN):
+    """Reads the left half of its last map only: a layer before that is live everywhere, the last one is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide = nn.Conv2d(8, 8, 9, padding=4)
+        self.last = nn.Identity()
+
+    def forward(self, images):
+        features = self.last(self.wide(self.features(images)))
+        return self.head(features[..., : features.shape[-1] // 2].mean((2, 3)))
+
+
+def test_a_layer_that_is_read_in_part_is_not_chosen():
+    assert adapted(HalfRead(), size=32).layer == "features"  # 9 x 9 windows: all of its 8 x 8 places are within reach of the left half
+
+
 class Attending(nn.Module):
     """Tokens averaged, behind an attention matrix that a module returns: a square that is no grid."""
 
