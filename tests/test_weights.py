@@ -139,9 +139,9 @@ def test_codes_of_weights_are_not_taken_for_weights(tmp_path):
     state = dict(GapCNN().state_dict())
     state["features.conv1.weight"] = torch.zeros(8, 3, 3, 3, dtype=torch.int8)
     state["features.conv2.weight"] = torch.zeros(8, 8, 3, 3, dtype=torch.complex64)
-    save_file(state, str(tmp_path / "int8.safetensors"))
+    torch.save(state, tmp_path / "codes.pt")  # older safetensors cannot hold complex numbers
     match = r"2 of another type \(features.conv1.weight torch.int8 for torch.float32, features.conv2.weight torch.complex64 for"
-    refused(tmp_path / "int8.safetensors", match)
+    refused(tmp_path / "codes.pt", match)
 
 
 def test_a_network_that_cannot_take_another_number_of_classes(tmp_path):

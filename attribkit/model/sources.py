@@ -263,7 +263,8 @@ def _scaled(processor: Any) -> tuple[list[float], list[float]]:
     """The mean and std with which a processor normalises pixels in [0, 1]."""
     scale = 255 * (getattr(processor, "rescale_factor", None) or 1 / 255) if getattr(processor, "do_rescale", True) else 255.0
     shift = 1.0 if getattr(processor, "rescale_offset", False) else 0.0
-    normalised = getattr(processor, "do_normalize", True) and processor.image_mean is not None
+    # Some processors do not normalise and, in some versions of transformers, have no such numbers at all.
+    normalised = getattr(processor, "do_normalize", True) and getattr(processor, "image_mean", None) is not None
     mean, std = (_three(processor.image_mean), _three(processor.image_std)) if normalised else ([0.0] * 3, [1.0] * 3)
     again = _three(processor.image_std) if getattr(processor, "include_top", False) else [1.0] * 3  # EfficientNet's, divided by it twice
     return [(each + shift) / scale for each in mean], [each * other / scale for each, other in zip(std, again, strict=True)]
