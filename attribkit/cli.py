@@ -125,15 +125,19 @@ def explain(images: tuple[str, ...], method_names: tuple[str, ...], limit: int |
     """
     from .images import find_images
     from .methods.base import method
-    from .report.album import Album, earlier
+    from .report.album import Album
+    from .report.output import Output
 
     asked = {name: options.pop(name) for name in ("target", "kind")}
     as_json = options.pop("as_json")
     methods = list(dict.fromkeys(method(name) for name in method_names))
-    written = {path.resolve() for path in earlier(out)}  # pictures of an earlier run, where `out` lies among the images
+    folder = Output(_folder(out))
+    written = {path.resolve() for path in folder.earlier()}  # pictures of an earlier run, where `out` lies among the images
     paths = [path for path in find_images(images) if path.resolve() not in written][:limit]
+    if not paths:
+        raise BadInput(f"{', '.join(images)}: got what an earlier run wrote, allowed: other images")
     if not any(path.exists() for path in paths):
-        raise BadInput(f"{', '.join(images)}: no such file, or none that an earlier run did not write")
+        raise BrokenImage(paths[0], "no such file")
     model = _model(**options)
     for each in methods:
         model.require(each.needs, by=each)
@@ -141,14 +145,13 @@ def explain(images: tuple[str, ...], method_names: tuple[str, ...], limit: int |
         click.echo(f"{model.name}: {model.preprocessing}; on {model.device}\nweights: {model.weights}")
         if any("spatial_layer" in each.needs for each in methods):
             click.echo(f"CAM layer: {model.layer}")
-    return _explained(Album(_folder(out), model, methods), paths, asked, as_json=as_json)
+    return _explained(Album(folder, model, methods), paths, asked, as_json=as_json)
 
 
 def _explained(album: Album, paths: list[Path], asked: dict[str, Any], *, as_json: bool) -> int:
     from .explaining import stream_images
-    from .report.album import PAGE_IMAGES, Failure, clear, earlier, write_album
+    from .report.album import PAGE_IMAGES, Failure, write_album
 
-    clear(earlier(album.out))
     model, broken = album.model, list[BrokenImage]()
     target = None if asked["target"] is None else model.target(asked["target"])
     batches = stream_images(paths, model, target, rows=model.max_rows, kind=asked["kind"], broken=broken)
@@ -170,7 +173,7 @@ def _explained(album: Album, paths: list[Path], asked: dict[str, Any], *, as_jso
             "images": album.rows,
             "failures": [failure._asdict() for failure in failures],
         }
-        click.echo(json.dumps(done))
+        click.echo(json.dumps(done, allow_nan=False))
     else:
         for row in album.rows[:8]:
             click.echo(f"  {row['id']}: {row['label']}, p = {row['probability']:.3f}")

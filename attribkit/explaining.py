@@ -149,7 +149,11 @@ def _targets(asked: Asked, logits: Tensor, model: VisionModel, kind: Kind) -> Ta
     else:
         if not isinstance(asked, int | np.integer | str | list | tuple | np.ndarray) or isinstance(asked, bool):
             raise BadInput(f"targets: got {type(asked).__name__}, allowed: a class name or index, or one for each image")
-        each = [asked] * rows if isinstance(asked, int | np.integer | str) else list(asked)
+        each = (
+            [asked] * rows
+            if isinstance(asked, int | np.integer | str)
+            else list(np.ravel(asked) if isinstance(asked, np.ndarray) else asked)
+        )
         targets = Targets(torch.tensor([model.target(one) for one in each], dtype=torch.int64, device=logits.device), kind)
     if len(targets) != rows:
         raise BadInput(f"targets: got {len(targets)}, allowed: one, or one for each of {rows} images")

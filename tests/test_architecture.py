@@ -191,8 +191,7 @@ ROOMS: dict[str, tuple[str, dict[str, str]]] = {
         {
             "files.py": "the one way a file is written",
             "cli.py": "makes the folder of --out",
-            "report/demo.py": "makes the folder of the images it draws",
-            "report/album.py": "removes what an earlier run into the same folder wrote",
+            "report/output.py": "removes what an earlier run into the same folder wrote, and notes what this one does",
         },
     ),
     "draws from or seeds the global generators": (

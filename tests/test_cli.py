@@ -104,14 +104,36 @@ def test_what_a_run_wrote_is_not_explained_by_the_next_and_not_mixed_with_it(pho
     assert [row["id"] for row in done["images"] if not row["id"].startswith("maps here")] == ["0.png", "1.png", "2.png"]
 
 
-def test_an_earlier_record_removes_nothing_outside_its_folder(photos, tmp_path):
+def test_a_list_of_files_removes_nothing_but_files_inside_its_folder(photos, tmp_path):
     out, kept = tmp_path / "out", tmp_path / "kept.png"
     kept.touch()
-    out.mkdir()
-    runs = [{"folder": ".", "methods": {"..": {}}, "images": [{"id": "kept"}]}]
-    (out / "run.json").write_text(json.dumps({"runs": runs}))
+    (out / "folder").mkdir(parents=True)
+    (out / "link").symlink_to(tmp_path)
+    (out / "ours.png").touch()
+    names = ["../kept.png", str(kept), "link/kept.png", "folder", "nothing", "a\0b", 5, ["x"], "ours.png"]
+    (out / "written.jsonl").write_text("\n".join([*map(json.dumps, names), "{not json"]))
     run("explain", photos, *MODEL, "--method", "edge_map", "--out", out)
-    assert kept.is_file()
+    assert kept.is_file() and (out / "folder").is_dir() and not (out / "ours.png").exists()
+
+
+def test_a_file_of_somebody_elses_is_neither_overwritten_nor_removed(photos, tmp_path, capsys):
+    (photos / "compare.png").write_bytes((photos / "0.png").read_bytes())
+    run("explain", photos, *MODEL, "--method", "edge_map", "--out", photos, code=2)
+    assert "compare.png: is there and is not of an earlier run" in capsys.readouterr().err
+    assert (photos / "compare.png").read_bytes() == (photos / "0.png").read_bytes()
+    mine = tmp_path / "out" / "maps" / "edge_map" / "weights.safetensors"
+    for _ in range(2):
+        run("explain", photos, *MODEL, "--method", "edge_map", "--out", tmp_path / "out")
+        mine.touch()
+    assert mine.is_file()
+
+
+@pytest.mark.parametrize("mistake", [["--target", "nosuch"], ["--kind", "foo"], ["--method", "nosuch"]])
+def test_a_mistake_leaves_the_earlier_run_as_it_was(photos, tmp_path, capsys, mistake):
+    run("explain", photos, *MODEL, "--method", "edge_map", "--out", tmp_path / "out")
+    before = sorted(path for path in (tmp_path / "out").rglob("*") if path.is_file())
+    run("explain", photos, *MODEL, "--method", "edge_map", *mistake, "--out", tmp_path / "out", code=2)
+    assert sorted(path for path in (tmp_path / "out").rglob("*") if path.is_file()) == before
 
 
 def test_long_names_are_shortened_and_told_apart(photos, tmp_path):
@@ -279,6 +301,24 @@ def test_demo_explains_two_models_by_every_method(tmp_path, capsys):
         assert {path.name for path in (tmp_path / "demo" / model).iterdir()} == {*METHODS, "maps", "compare.png"}
     assert len(list((tmp_path / "demo" / "images").glob("*.png"))) == 2
     assert (tmp_path / "demo" / "report.html").stat().st_size > 20_000
+
+
+def test_an_interrupted_run_is_known_to_the_next(photos, monkeypatch, capsys):
+    import attribkit.report.album as album
+
+    calls, whole = [], album.overlay_figure
+
+    def stop(*arguments, **settings):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return whole(*arguments, **settings)
+
+    monkeypatch.setattr(album, "overlay_figure", stop)
+    run("explain", photos, *MODEL, "--method", "edge_map", "--out", photos / "out", code=130)
+    run("explain", photos, *MODEL, "--method", "edge_map", "--out", photos / "out", "--json")
+    done = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [row["id"] for row in done["images"]] == ["0.png", "1.png", "2.png"]
 
 
 def test_interrupted_is_exit_code_130(photos, tmp_path, monkeypatch, capsys):

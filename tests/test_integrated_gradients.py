@@ -190,6 +190,16 @@ def test_pairs_of_points_and_images_find_their_place_however_they_are_cut(rows):
     torch.testing.assert_close(cut, expected, rtol=1e-10, atol=1e-14)
 
 
+def test_memory_that_runs_out_on_the_way_costs_no_part_of_the_path():
+    from models import Hungry
+
+    inner = TinyViT().double()
+    images, targets = torch.randn(3, 3, *SIZE, dtype=torch.float64), Targets(torch.tensor([0, 3, 1]))
+    expected = IntegratedGradients(steps=7).explained(adapted(inner), images, targets).maps
+    starved = IntegratedGradients(steps=7).explained(adapted(Hungry(inner, 3), max_rows=8), images, targets).maps
+    torch.testing.assert_close(starved, expected, rtol=1e-10, atol=1e-14)
+
+
 def test_several_noises_are_several_draws():
     module = TinyViT().double()
     images = torch.randn(1, 3, *SIZE, dtype=torch.float64)

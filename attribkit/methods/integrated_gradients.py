@@ -71,14 +71,16 @@ def path_gradient(model: VisionModel, images: Tensor, baseline: Tensor, targets:
     count = len(images)
     at, weights = images.new_tensor(rule).unbind(1)
     total = torch.zeros_like(images)
-    for first in range(0, count * len(rule), model.max_rows):
-        last = min(first + model.max_rows, count * len(rule))
+    first = 0
+    while first < count * len(rule):
+        last = min(first + model.max_rows, count * len(rule))  # which may have become smaller, when memory ran out
         pairs = torch.arange(first, last, device=images.device)
         which, point = pairs % count, pairs // count
         path = baseline[which] + at[point].view(-1, 1, 1, 1) * (images[which] - baseline[which])
         gradients = model.gradient(path, targets[which]) * weights[point].view(-1, 1, 1, 1)
         for one, gradient in _runs(first, last, count):
             total[one] += gradients[gradient]
+        first = last
     return total
 
 

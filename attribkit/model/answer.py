@@ -41,9 +41,11 @@ def _search(output: Any, rows: int, classes: int) -> Tensor | None:
     named = [tensors[name] for name in _NAMES if name in tensors]
     if named or len(tensors) == 1:
         return (named or list(tensors.values()))[0]
+    flat = [item for item in tensors.values() if item.ndim == 2 and len(item) == rows]
+    fitting = [item for item in flat if item.shape[1] == classes]
+    if fitting:
+        return fitting[0]
     if isinstance(output, tuple | list) and not hasattr(output, "_fields"):
-        flat = [item for item in tensors.values() if item.ndim == 2 and len(item) == rows]
-        flat = [item for item in flat if not classes or item.shape[1] == classes] or flat
         # Logits of several heads are alike, and the first head is the main one; tensors of other widths may be features.
         return flat[0] if len({item.shape for item in flat}) == 1 else None
     return None

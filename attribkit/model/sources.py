@@ -34,6 +34,7 @@ class Loaded:
     module: nn.Module
     preprocessing: Preprocessing | AttribkitError
     classes: tuple[str, ...]
+    origin: str = ""  # which published weights these are, where they are such
 
 
 def known() -> dict[str, tuple[str, ...]]:
@@ -57,7 +58,7 @@ def from_planted(name: str, weights: Weights) -> Loaded:
         module = planted.planted_module(name) if weights else planted.blank_module(name)
     else:
         raise UnknownName("weights of a planted model", weights, ("default",), hint="or a file, or None for random ones")
-    return Loaded(module, Preprocessing(planted.MEAN, planted.STD, planted.SIZE), planted.CLASSES)
+    return Loaded(module, Preprocessing(planted.MEAN, planted.STD, planted.SIZE), planted.CLASSES, "those in the package")
 
 
 # torchvision ------------------------------------------------------------------------------------------------------------------------
@@ -108,7 +109,7 @@ def from_torchvision(name: str, weights: Weights) -> Loaded:
         interpolation=preset.interpolation.value,
     )
     categories = tuple(chosen.meta["categories"])
-    return Loaded(module, preprocessing, categories if _rows(module) in (None, len(categories)) else ())
+    return Loaded(module, preprocessing, categories if _rows(module) in (None, len(categories)) else (), str(chosen))
 
 
 def _published(published: Any, weights: str, name: str) -> Any:
@@ -175,7 +176,8 @@ def from_timm(name: str, weights: Weights) -> Loaded:
         module = _from_hub(f"timm/{full}", lambda: timm.create_model(full, pretrained=True))
     labelled = getattr(module, "num_classes", 0) == 1000 and _on_imagenet(module)
     preprocessing = _unless_unknown(lambda: timm_preprocessing(timm.data.resolve_data_config({}, model=module)))
-    return Loaded(module, preprocessing, _imagenet() if labelled else ())
+    published = (getattr(module, "pretrained_cfg", None) or {}).get("tag") or "default"
+    return Loaded(module, preprocessing, _imagenet() if labelled else (), f"timm's {architecture}.{published}")
 
 
 def timm_preprocessing(config: Mapping[str, Any]) -> Preprocessing:
@@ -230,7 +232,8 @@ def from_hf(name: str, weights: Weights) -> Loaded:
     preprocessing = _unless_unknown(lambda: hf_preprocessing(_from_hub(f"hf/{name}", lambda: processor.from_pretrained(where, **options))))
     names = module.config.id2label or {}
     labels = tuple(str(names[i]) for i in range(len(names))) if set(names) == set(range(len(names))) else ()
-    return Loaded(module, preprocessing, () if all(label == f"LABEL_{i}" for i, label in enumerate(labels)) else labels)
+    named = () if all(label == f"LABEL_{i}" for i, label in enumerate(labels)) else labels
+    return Loaded(module, preprocessing, named, f"{where} at {getattr(module.config, '_commit_hash', None) or revision or 'its folder'}")
 
 
 _RESAMPLE = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box", 5: "hamming"}

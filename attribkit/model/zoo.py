@@ -14,6 +14,7 @@ from ..images import Preprocessing
 from .adapter import Three, VisionModel
 from .memory import ordinary_tensors
 from .sources import Loaded, from_hf, from_planted, from_timm, from_torchvision
+from .weights import is_file_name
 
 DEFAULT = "default"
 
@@ -54,18 +55,18 @@ def load_model(  # noqa: PLR0913 - what may be overridden, all by name
     preprocessing = _prepared(name, loaded.preprocessing, mean=mean, std=std, size=size)
     names = loaded.classes if classes is None else tuple(classes)
     model = VisionModel(module, preprocessing=preprocessing, classes=names, layer=layer, name=name)
-    model.weights = _origin(weights, assumed=source == "torchvision" and None in (mean, std, size))
+    model.weights = _origin(weights, loaded.origin, assumed=source == "torchvision" and None in (mean, std, size))
     return model
 
 
-def _origin(weights: str | Path | None, *, assumed: bool) -> str:
+def _origin(weights: str | Path | None, published: str, *, assumed: bool) -> str:
     """Where the weights are from, in words."""
     if weights is None:
         return "random, from seed 0"
-    path = Path(weights)
-    if not path.is_file():
-        return str(weights)
-    words = f"{path.name}, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}"
+    if not is_file_name(str(weights)):
+        return published
+    with Path(weights).open("rb") as file:
+        words = f"{Path(weights).name}, sha256 {hashlib.file_digest(file, 'sha256').hexdigest()}"
     return f"{words}; its preprocessing is assumed to be that of torchvision's own weights" if assumed else words
 
 

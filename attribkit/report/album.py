@@ -20,13 +20,14 @@ from torch import Tensor
 
 from ..attribution import Attribution
 from ..batch import Batch
-from ..files import write_whole
 from ..methods.base import Method
 from ..model.adapter import VisionModel
-from .figures import compare_figure, overlay_figure, save_figure
+from .figures import compare_figure, overlay_figure, png
+from .output import Output
 from .page import About, Item, Section, gallery, write_page
 
 LONGEST_NAME = 200  # bytes; file systems take 255, of which writing a file whole needs some
+PAGE_FILES = ("report.html", "run.json", "failures.csv")
 COMPARED_IMAGES = 6  # in one picture of all methods, each method on one scale
 PAGE_IMAGES = 200  # more make a page that a browser is slow to open; the pictures of all images are in their folders
 
@@ -43,14 +44,16 @@ class Failure(NamedTuple):
 class Album:
     """What one model's explanations become: pictures, maps, and a section of a page.
 
-    `out` gets `METHOD/ID.png`, `compare.png` of the first images by all methods, and `maps/METHOD/NNNN.safetensors`.
+    `out` gets, below `folder` (empty, or ending in "/"), `METHOD/ID.png`, `compare.png` of the first images by all methods, and
+    `maps/METHOD/NNNN.safetensors`; what an earlier run wrote there goes when the first batch is done.
     `rows` grows by one entry an image: its id, target, label, score, probability, and what methods report beside their maps;
     `failed` by one for each image whose answer is not finite or whose picture cannot be written.
     """
 
-    out: Path
+    out: Output
     model: VisionModel
     methods: Sequence[Method]
+    folder: str = ""
     rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     failed: list[Failure] = dataclasses.field(default_factory=list)
 
@@ -67,9 +70,8 @@ class Album:
         section = gallery(self._shown(items, first), name=name, heading=heading)
         if first:
             maps = {name: [item.maps[name] for item in first] for name in first[0].maps}
-            save_figure(
-                compare_figure([item.image for item in first], maps, titles=[item.caption for item in first]), self.out / "compare.png"
-            )
+            figure = compare_figure([item.image for item in first], maps, titles=[item.caption for item in first])
+            self.out.write(f"{self.folder}compare.png", png(figure))
         return section
 
     def _shown(self, items: Iterable[Item], first: list[Item]) -> Iterator[Item]:
@@ -80,22 +82,23 @@ class Album:
             if place < PAGE_IMAGES:
                 yield item
 
-    def record(self, out: Path) -> dict[str, Any]:
-        """What was run and what came of it, in plain values; its folder as seen from `out`."""
+    def record(self) -> dict[str, Any]:
+        """What was run and what came of it, in plain values."""
         settings = {
             folder: {"settings": repr(method), "facts": self.model.facts(method)}
             for folder, method in zip(self.folders(), self.methods, strict=True)
         }
-        return {"model": self.model.name, "folder": self.out.relative_to(out).as_posix(), "methods": settings, "images": self.rows}
+        return {"model": self.model.name, "folder": self.folder, "methods": settings, "images": self.rows}
 
     def _items(self, number: int, batch: Batch) -> Iterator[Item]:
         attributions = [method(self.model, batch) for method in self.methods]
+        self.out.begin(*PAGE_FILES, f"{self.folder}compare.png")
         for folder, attribution in zip(self.folders(), attributions, strict=True):
-            attribution.save(self.out / "maps" / folder / f"{number:04d}.safetensors")
+            attribution.save(self.out.claim(f"{self.folder}maps/{folder}/{number:04d}.safetensors"))
         pixels = self.model.preprocessing.pixels(batch.images.cpu())
         for place, row in enumerate(self._rows(batch, attributions)):
             maps = [attribution.maps[place].cpu() for attribution in attributions]
-            if not math.isfinite(row["score"]):
+            if not all(math.isfinite(value) for value in row.values() if isinstance(value, float)):
                 self.failed.append(Failure(row["id"], "explain", "the model's answer is not finite"))
                 continue
             try:
@@ -122,7 +125,7 @@ class Album:
     def _write_pictures(self, row: dict[str, Any], pixels: Tensor, maps: Sequence[Tensor]) -> None:
         for folder, method, map_ in zip(self.folders(), self.methods, maps, strict=True):
             figure = overlay_figure(pixels, map_, title=f"{_caption(row)}  |  {method.brief()}", signed=method.signed)
-            save_figure(figure, self.out / folder / picture_name(row["id"]))
+            self.out.write(f"{self.folder}{folder}/{picture_name(row['id'])}", png(figure))
 
 
 def _caption(row: dict[str, Any]) -> str:
@@ -140,28 +143,8 @@ def picture_name(image: str) -> str:
     return f"{folder}{slash}{name}.png"
 
 
-def earlier(out: Path) -> list[Path]:
-    """The pictures and maps that an earlier run's `run.json` says it wrote to `out`; none where there was no such run."""
-    try:
-        runs = json.loads((out / "run.json").read_bytes())["runs"]
-        folders = [(out / run["folder"], method, run["images"]) for run in runs for method in run["methods"]]
-        pictures = [folder / method / picture_name(row["id"]) for folder, method, rows in folders for row in rows]
-        maps = [path for folder, method, _ in folders for path in (folder / "maps" / method).glob("*.safetensors")]
-        pictures += [out / run["folder"] / "compare.png" for run in runs]
-    except (OSError, ValueError, KeyError, TypeError):  # no such file, or somebody else's
-        return []
-    inside = out.resolve()
-    return [path for path in (*pictures, *maps) if inside in path.resolve().parents]
-
-
-def clear(files: Sequence[Path]) -> None:
-    """Remove what an earlier run wrote, so that two runs are never mixed."""
-    for path in files:
-        path.unlink(missing_ok=True)
-
-
 def write_album(
-    out: Path, chapters: Sequence[tuple[Album, Section]], *, title: str, summary: str, failures: Sequence[Failure] = ()
+    out: Output, chapters: Sequence[tuple[Album, Section]], *, title: str, summary: str, failures: Sequence[Failure] = ()
 ) -> Path:
     """Write `report.html` of all chapters, `run.json` of what was run, and `failures.csv`; the page's path."""
     albums = [album for album, _ in chapters]
@@ -169,12 +152,12 @@ def write_album(
     facts = _facts([album.model for album in albums])
     about = About(facts, [(brief, *rest) for brief, rest in methods.items()], [(failure.id, failure.reason) for failure in failures])
     sections = [*(section for _, section in chapters), Section("about", "about.html", {"about": about})]
-    page = write_page(out / "report.html", sections, title=title, summary=summary)
-    runs = [album.record(out) for album in albums]
-    write_whole(out / "run.json", json.dumps({"facts": facts, "runs": runs}, indent=1, allow_nan=False).encode())
+    page = write_page(out.claim("report.html"), sections, title=title, summary=summary)
+    runs = [album.record() for album in albums]
+    out.write("run.json", json.dumps({"facts": facts, "runs": runs}, indent=1, allow_nan=False).encode())
     table = io.StringIO(newline="")
     csv.writer(table).writerows([Failure._fields, *failures])
-    write_whole(out / "failures.csv", table.getvalue().encode("utf-8", "replace"))
+    out.write("failures.csv", table.getvalue().encode("utf-8", "replace"))
     return page
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from pathlib import Path
 
 import torch
@@ -15,8 +16,10 @@ from ..model.planted import CLASSES
 from ..model.zoo import load_model
 from ..problems.planted import Planted
 from ..problems.scenes import PLACES
-from .album import Album, clear, earlier, write_album
+from .album import PAGE_FILES, Album, write_album
 from .figures import pixels
+from .output import Output
+from .page import Section
 
 MODELS = {"planted/shortcut-95": "leans on the background", "planted/shortcut-50": "had to learn the object"}
 SCORED = 320  # images that the accuracies in the verdict are measured on
@@ -27,21 +30,23 @@ def write_demo(out: Path, count: int) -> tuple[Path, str]:
     """Make `count` images, explain both models by every method, and write it all below `out`; the page and a verdict in words."""
     # Methods that ask the model first, then the controls, which do not.
     methods = sorted((cls() for cls in METHODS.values()), key=lambda method: (not method.needs, "spatial_layer" not in method.needs))
-    clear(earlier(out))
-    chapters, findings = [], []
+    folder = Output(out)
+    folder.begin(*PAGE_FILES)
+    chapters: list[tuple[Album, Section]] = []
+    findings = []
     for name, words in MODELS.items():
         model = load_model(name)
-        album = Album(out / name.replace("/", "-"), model, methods)
+        album = Album(folder, model, methods, f"{name.replace('/', '-')}/")
         batches = [_asked(model, batch) for _, batch in Planted(model, count, seed=SEED)]
-        for batch in batches:
-            _write_images(out / "images", batch, model)
+        for batch in batches if not chapters else []:  # both models get the same images
+            _write_images(folder, batch, model)
         heading = f"{name}: the model that {words}"
         chapters.append((album, album.section(batches, name=name.replace("/", "-"), heading=heading)))
         agreeing, conflicting = _accuracies(model)
         findings.append(f"{name} is right on {agreeing:.0%} of images whose background fits the animal, on {conflicting:.0%} of the others")
     verdict = f"{'; '.join(findings)}."
     title = "A model that looks at the background, and one that looks at the animal"
-    return write_album(out, chapters, title=title, summary=verdict), verdict
+    return write_album(folder, chapters, title=title, summary=verdict), verdict
 
 
 def _asked(model: VisionModel, batch: Batch) -> Batch:
@@ -53,10 +58,11 @@ def _asked(model: VisionModel, batch: Batch) -> Batch:
     return dataclasses.replace(batch, targets=Targets(logits.argmax(1)), ids=ids, regions=regions, logits=logits)
 
 
-def _write_images(folder: Path, batch: Batch, model: VisionModel) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+def _write_images(folder: Output, batch: Batch, model: VisionModel) -> None:
     for name, image in zip(batch.ids, model.preprocessing.pixels(batch.images.cpu()), strict=True):
-        Image.fromarray(pixels(image)).save(folder / f"{name}.png")
+        whole = io.BytesIO()
+        Image.fromarray(pixels(image)).save(whole, format="PNG")
+        folder.write(f"images/{name}.png", whole.getvalue())
 
 
 def _accuracies(model: VisionModel) -> tuple[float, float]:
