@@ -16,8 +16,9 @@ from PIL import Image
 from attribkit.attribution import Attribution
 from attribkit.batch import Batch, Targets
 from attribkit.errors import BadInput, UnknownName
+from attribkit.files import write_whole
 from attribkit.report import figures
-from attribkit.report.figures import Scale, attribution_figure, compare_figure, overlay_figure, painted, png, save_figure, scale_of, shown
+from attribkit.report.figures import Scale, attribution_figure, compare_figure, overlay_figure, painted, png, scale_of, shown
 
 WHITE = np.full((4, 4, 3), 255, np.uint8)
 
@@ -297,11 +298,11 @@ def test_only_as_many_maps_as_asked_for_are_shown():
 
 def test_a_saved_figure_is_complete_or_not_there(tmp_path, monkeypatch):
     figure = overlay_figure(WHITE, torch.eye(2))
-    path = save_figure(figure, tmp_path / "deep" / "map.png")
+    path = write_whole(tmp_path / "deep" / "map.png", png(figure))
     with Image.open(path) as image:
         assert image.size == tuple(int(side * figures.DPI) for side in figure.get_size_inches())
     before = path.read_bytes()
-    assert save_figure(overlay_figure(WHITE, torch.eye(2)), path).read_bytes() == before
+    assert write_whole(path, png(overlay_figure(WHITE, torch.eye(2)))).read_bytes() == before
 
     def breaks(self, content):
         with self.open("wb") as file:
@@ -310,7 +311,7 @@ def test_a_saved_figure_is_complete_or_not_there(tmp_path, monkeypatch):
 
     monkeypatch.setattr("pathlib.Path.write_bytes", breaks)
     with pytest.raises(OSError, match="disk full"):
-        save_figure(overlay_figure(WHITE, torch.ones(2, 2)), path)
+        write_whole(path, png(overlay_figure(WHITE, torch.ones(2, 2))))
     assert path.read_bytes() == before
     assert [file.name for file in path.parent.iterdir()] == ["map.png"]
 

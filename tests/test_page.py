@@ -22,7 +22,7 @@ from PIL import Image
 
 from attribkit.errors import BadInput
 from attribkit.report import figures, page
-from attribkit.report.page import About, Item, Section, gallery, linked, write_gallery, write_page
+from attribkit.report.page import About, Item, Section, gallery, linked, write_page
 
 GREY = np.full((8, 8, 3), 128, np.uint8)
 CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
@@ -39,6 +39,12 @@ HOSTILE = [
     "x" * 300,
     "שלום $x_2$ 漢字 🦈",
 ]
+
+
+def write_gallery(path, items, *, title, summary="", about=None):
+    """A page of one gallery, and of what was run where that is given."""
+    sections = [gallery(items)] if about is None else [gallery(items), Section("about", "about.html", {"about": about})]
+    return write_page(path, sections, title=title, summary=summary)
 
 
 class Parsed(HTMLParser):

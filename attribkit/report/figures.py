@@ -13,7 +13,6 @@ import io
 import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import matplotlib
@@ -28,7 +27,6 @@ from torch import Tensor
 from ..attribution import Attribution
 from ..batch import Batch
 from ..errors import BadInput, UnknownName
-from ..files import write_whole
 from ..maps import resize
 
 Pixels = NDArray[np.uint8]
@@ -318,11 +316,6 @@ def png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None}, pil_kwargs={"compress_level": 3}, bbox_inches=None)
     return buffer.getvalue()
-
-
-def save_figure(figure: Figure, path: str | Path) -> Path:
-    """Write the figure as PNG."""
-    return write_whole(path, png(figure))
 
 
 def _panel(shape: Sequence[int], side: float = SIDE) -> tuple[float, float]:

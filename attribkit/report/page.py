@@ -77,14 +77,6 @@ class Section:
     heading: str = ""
 
 
-def write_gallery(path: str | Path, items: Iterable[Item], *, title: str, summary: str = "", about: About | None = None) -> Path:
-    """Write a page with one gallery, and what it is about."""
-    sections = [gallery(items)]
-    if about is not None:
-        sections.append(Section("about", "about.html", {"about": about}))
-    return write_page(path, sections, title=title, summary=summary)
-
-
 def write_page(path: str | Path, sections: Sequence[Section], *, title: str, summary: str = "") -> Path:
     """Write sections as one HTML file; it appears under its name only once it is complete."""
     names = [section.name for section in sections]
