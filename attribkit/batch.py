@@ -40,10 +40,6 @@ class Targets:
     def __getitem__(self, rows: slice | Tensor) -> Targets:
         return Targets(self.index[rows], self.kind)
 
-    def repeat(self, times: int) -> Targets:
-        """The targets of a batch that was laid end to end `times` times."""
-        return Targets(self.index.repeat(times), self.kind)
-
     def to(self, device: torch.device | str) -> Targets:
         """The same targets on another device."""
         return Targets(self.index.to(device), self.kind)

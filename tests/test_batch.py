@@ -159,12 +159,11 @@ def test_logits_have_a_row_per_target(shape: tuple[int, ...]) -> None:
         targets(0, 0).of(torch.zeros(shape))
 
 
-def test_targets_can_be_cut_and_repeated_and_keep_their_kind() -> None:
+def test_targets_can_be_cut_and_keep_their_kind() -> None:
     asked = targets(4, 5, 6, kind="evidence")
     assert len(asked) == 3
     for part, expected in {
         asked[1:]: [5, 6],
-        asked.repeat(2): [4, 5, 6, 4, 5, 6],
         asked[torch.tensor([2, 0])]: [6, 4],
         asked.to("cpu"): [4, 5, 6],
     }.items():

@@ -89,6 +89,7 @@ def _on(module: nn.Module, device: str | torch.device | None) -> nn.Module:
     if device is None:
         return module
     try:
+        torch.autocast(torch.device(device).type, enabled=False)  # which knows the devices that can compute, of those that have a name
         return module.to(device)
     except (RuntimeError, AssertionError) as error:  # torch has both for a device that is not there
         raise BadInput(
