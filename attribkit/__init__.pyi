@@ -3,6 +3,7 @@ from . import model as model
 from . import problems as problems
 from . import removals as removals
 from . import report as report
+from . import segments as segments
 from .attribution import Attribution as Attribution
 from .batch import Batch as Batch
 from .batch import Targets as Targets
@@ -22,5 +23,7 @@ from .methods import METHODS as METHODS
 from .model.adapter import VisionModel as VisionModel
 from .model.zoo import load_model as load_model
 from .problems import PROBLEMS as PROBLEMS
+from .removals import REMOVALS as REMOVALS
+from .segments import SEGMENTERS as SEGMENTERS
 
 __version__: str

@@ -13,12 +13,13 @@ import sys
 import types
 import typing
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Generic, TypeVar
 
 from .errors import BadInput, UnknownName
 
 T = TypeVar("T")
+TABLES: list[Table[Any]] = []  # every table there is: the classes that a text may name
 
 
 class Table(Mapping[str, type[T]], Generic[T]):
@@ -27,6 +28,7 @@ class Table(Mapping[str, type[T]], Generic[T]):
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self._classes: dict[str, type[T]] = {}
+        TABLES.append(self)
 
     def add(self, name: str, cls: type[T]) -> None:
         """Enter `cls` under `name`; a class defined anew under its own name (a notebook cell run twice) replaces itself."""
@@ -65,7 +67,7 @@ class Settings:
 
     A class is abstract (no `name`) or final (a `name`): a final one is entered in its table and cannot be extended, since what
     varies is wrapped instead. Values are checked against the annotations when an object is made, and kept as plain ones (a NumPy
-    number becomes a number), so that what is equal prints the same.
+    number becomes a number), so that what is equal prints the same; where settings of a kind are wanted, their text will do.
     """
 
     name: ClassVar[str]
@@ -81,6 +83,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         for field, hint in _hints(type(self)).items():
+            kind = _kind(hint)
+            if kind is not None and isinstance(getattr(self, field), str):
+                object.__setattr__(self, field, read(getattr(self, field), kind.table))
             wrong = _wrong(getattr(self, field), hint)
             if wrong:
                 raise BadInput(f"{type(self).__name__}({field}=...): got {short(repr(getattr(self, field)))}, allowed: {wrong}")
@@ -94,6 +99,21 @@ class Settings:
             if value != field.default:
                 shown.append(f"{field.name}={value.brief() if isinstance(value, Settings) else repr(value)}")
         return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def usage(cls: type[Settings]) -> str:
+    """How an object of a class is made: as it prints itself with its defaults, or the settings that have none."""
+    needed = [field.name for field in dataclasses.fields(cls) if _is_needed(field)]  # type: ignore[arg-type]
+    return f"{cls.__name__}({', '.join(needed)})" if needed else repr(cls())
+
+
+def _is_needed(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _kind(hint: Any) -> type[Settings] | None:
+    """The kind of settings that an annotation means, if it means one."""
+    return hint if isinstance(hint, type) and issubclass(hint, Settings) else None
 
 
 def _hints(cls: type) -> dict[str, Any]:
@@ -149,7 +169,15 @@ def _is(value: Any, kind: Any) -> bool:
 
 
 def _words(kind: Any) -> str:
-    names = {int: "an int", float: "a number", str: "a string", bool: "True or False", types.NoneType: "None", None: "None"}
+    names = {
+        int: "an int",
+        float: "a number",
+        str: "a string",
+        bool: "True or False",
+        types.NoneType: "None",
+        None: "None",
+        Callable: "a callable",
+    }
     return names.get(kind) or f"a {getattr(kind, '__name__', kind)}"
 
 
@@ -159,8 +187,9 @@ LONGEST = 2000  # characters of a setting's text; nobody writes more by hand, an
 def read(text: str, *tables: Table[Any]) -> Any:
     """The object that `text` describes: a name of `tables[0]` ("grad_cam") or a call as `repr` prints it ("Smooth(GradCAM())").
 
-    Values are literals or further such calls (of any of `tables`); nothing is evaluated. Anything else raises `BadInput`.
+    Values are literals or further such calls (of any table there is); nothing is evaluated. Anything else raises `BadInput`.
     """
+    tables = (*tables, *(table for table in TABLES if table not in tables))
     kind, text = tables[0].kind, text.strip()
     if text.replace("_", "").isalnum() and not text[:1].isdigit() and text in tables[0]:
         return _made(tables[0][text], {}, text)
@@ -194,6 +223,8 @@ def _parsed(text: str, kind: str) -> ast.expr:
 def _value(node: ast.expr, text: str, tables: tuple[Table[Any], ...]) -> Any:
     if isinstance(node, ast.Call):
         return _called(node, text, tables)
+    if isinstance(node, ast.Name) and any(node.id in (name, cls.__name__) for table in tables for name, cls in table.items()):
+        return _called(ast.Call(func=node, args=[], keywords=[]), text, tables)
     if isinstance(node, ast.Tuple | ast.List):
         return tuple(_value(item, text, tables) for item in node.elts)
     try:
@@ -214,8 +245,16 @@ def _called(node: ast.Call, text: str, tables: tuple[Table[Any], ...]) -> Any:
     twice = next((name for name in given if given.count(name) > 1), None)
     if twice is not None:
         raise BadInput(f"{cls.__name__}: got {twice} twice in {short(text)!r}, allowed: once")
-    values = [_value(each, text, tables) for each in (*node.args, *(keyword.value for keyword in node.keywords))]
+    nodes = (*node.args, *(keyword.value for keyword in node.keywords))
+    hints = _hints(cls)
+    values = [_value(each, text, _first(hints.get(name), tables)) for name, each in zip(given, nodes, strict=True)]
     return _made(cls, dict(zip(given, values, strict=True)), text)
+
+
+def _first(hint: Any, tables: tuple[Table[Any], ...]) -> tuple[Table[Any], ...]:
+    """The tables, that of the settings which an annotation means before the others."""
+    kind = _kind(hint)
+    return tables if kind is None else (kind.table, *(table for table in tables if table is not kind.table))
 
 
 def _find(name: str, tables: tuple[Table[Any], ...]) -> type[Any]:
@@ -225,8 +264,7 @@ def _find(name: str, tables: tuple[Table[Any], ...]) -> type[Any]:
         for cls in table.values():
             if cls.__name__ == name:
                 return cls
-    known = [each for table in tables for each in table]
-    raise UnknownName(tables[0].kind, short(name), known)
+    raise UnknownName(tables[0].kind, short(name), tables[0])
 
 
 def _made(cls: type[Any], settings: dict[str, Any], text: str) -> Any:
@@ -234,11 +272,7 @@ def _made(cls: type[Any], settings: dict[str, Any], text: str) -> Any:
     for name in settings:
         if name not in fields:
             raise UnknownName(f"setting of {cls.__name__}", short(name), fields)
-    missing = [
-        name
-        for name, field in fields.items()
-        if name not in settings and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-    ]
+    missing = [name for name, field in fields.items() if name not in settings and _is_needed(field)]
     if missing:
         raise BadInput(f"{cls.__name__} needs {', '.join(missing)}; got {short(text)!r}")
     return cls(**settings)

@@ -183,6 +183,13 @@ class DeadLogit(GapCNN):
         return torch.cat([torch.ones_like(logits[:, :1]), logits[:, 1:]], 1)
 
 
+class Dead(GapCNN):
+    """As `GapCNN`, but nothing influences any logit."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return 0 * super().forward(images) + torch.arange(5.0)
+
+
 class Raising(GapCNN):
     """As `GapCNN`, until `error` is set: then that is raised, after the features and before the head."""
 

@@ -192,7 +192,7 @@ def test_precision_bfloat16_runs_under_autocast_and_float32_does_not(images, tar
         assert set(seen) == {dtype}
         seen.clear()
     assert not torch.is_autocast_enabled("cpu")
-    with pytest.raises(UnknownName, match="no precision is called 'float16'; allowed: bfloat16, float32"):
+    with pytest.raises(UnknownName, match="no precision is called 'float16'; allowed: bf16, bfloat16, float32"):
         adapted(module, precision="float16")
 
 
@@ -444,7 +444,7 @@ def test_lazy_weights_are_refused():
 
 
 def test_a_need_that_nobody_knows_is_refused():
-    with pytest.raises(Unsupported, match="needs telepathy; GapCNN offers gradients and spatial_layer"):
+    with pytest.raises(Unsupported, match="needs telepathy; GapCNN offers logits, gradients and spatial_layer"):
         adapted(GapCNN()).require(frozenset({"telepathy"}), by="Medium()")
 
 

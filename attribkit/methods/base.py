@@ -24,12 +24,14 @@ class Method(Settings, ABC):
     Called with a model and a batch it gives an `Attribution`: signed, un-normalised maps (B, h, w), float32, at the method's own
     resolution, on the model's device. A sample's map does not depend on the batch it came in, nor on how the batch was chunked; a
     random method takes a `seed`; a target that nothing influences gives a map of zeros; the model comes back exactly as it was, also
-    when the method raises. A model that lacks something in `needs` raises `Unsupported` before any work. `signed` says whether values
+    when the method raises. `needs` is what it asks of a model ("logits", "gradients", "spatial_layer"; nothing, if it asks nothing), and a
+    model that lacks some of it raises `Unsupported` before any work; `cost` says in words how much it asks. `signed` says whether values
     below zero speak against the target.
     """
 
     name: ClassVar[str]
     paper: ClassVar[str]
+    cost: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()
     signed: ClassVar[bool] = True
     table: ClassVar[Table[Any]] = METHODS

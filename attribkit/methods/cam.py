@@ -24,6 +24,7 @@ class GradCAM(Method):
 
     name = "grad_cam"
     paper = "Selvaraju et al.: Grad-CAM, ICCV 2017 (arXiv:1610.02391)"
+    cost = "one forward, and a backward to the layer"
     needs = frozenset({"gradients", "spatial_layer"})
 
     layer: str | None = None

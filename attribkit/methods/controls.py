@@ -10,13 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..batch import Targets
+from ..noise import keys, uniform
 from ..registry import AtLeast
 from .base import Method
 
 if TYPE_CHECKING:
     from ..model.adapter import VisionModel
-
-_PRIME = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,16 +24,14 @@ class RandomMap(Method):
 
     name = "random_map"
     paper = "a control: uniform noise"
+    cost = "nothing"
     signed = False
 
     seed: Annotated[int, AtLeast(0)] = 0
 
     def _maps(self, model: VisionModel, images: Tensor, targets: Targets) -> Tensor:
         height, width = images.shape[-2:]
-        places = torch.arange(height * width, device=images.device)
-        # A counter-based generator, since one with a state would tie an image's map to its place in the batch.
-        state = _mixed(_mixed(_content(images) + self.seed % _PRIME).unsqueeze(1) + places)
-        return (_mixed(state).to(torch.float64) / 2**32).float().clamp_max(1 - 2**-24).view(-1, height, width)
+        return uniform(keys(images, self.seed), height * width).view(-1, height, width)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +40,7 @@ class CentreMap(Method):
 
     name = "centre_map"
     paper = "a control: the centre of the image"
+    cost = "nothing"
     signed = False
 
     def _maps(self, model: VisionModel, images: Tensor, targets: Targets) -> Tensor:
@@ -57,6 +55,7 @@ class EdgeMap(Method):
 
     name = "edge_map"
     paper = "a control: Adebayo et al.: Sanity Checks for Saliency Maps, NeurIPS 2018 (arXiv:1810.03292)"
+    cost = "nothing"
     signed = False
 
     def _maps(self, model: VisionModel, images: Tensor, targets: Targets) -> Tensor:
@@ -65,18 +64,3 @@ class EdgeMap(Method):
         slopes = F.conv2d(grey, torch.stack((sobel, sobel.T)).unsqueeze(1))
         slope: Tensor = torch.linalg.vector_norm(slopes, dim=1)
         return slope
-
-
-def _content(images: Tensor) -> Tensor:
-    """A number below 2^31 for each image, from the bits of its values; int64 (B,)."""
-    bits = images.float().contiguous().view(torch.int32).flatten(1).to(torch.int64) & _PRIME
-    factors = _mixed(torch.arange(1, bits.shape[1] + 1, device=images.device)) & _PRIME
-    return (bits * factors % _PRIME).sum(1) % _PRIME
-
-
-def _mixed(numbers: Tensor) -> Tensor:
-    """int64 -> int64 in [0, 2^32), each bit of the input stirred into all bits of the output (two rounds of xor, shift, multiply)."""
-    numbers = numbers & 0xFFFFFFFF
-    for factor in (0x7FEB352D, 0x846CA68B & 0x7FFFFFFF):
-        numbers = ((numbers ^ (numbers >> 16)) * factor) & 0xFFFFFFFF
-    return numbers ^ (numbers >> 15)

@@ -20,6 +20,7 @@ class Gradient(Method):
 
     name = "gradient"
     paper = "Simonyan, Vedaldi, Zisserman: Deep Inside Convolutional Networks, 2013 (arXiv:1312.6034)"
+    cost = "one forward and backward"
     needs = frozenset({"gradients"})
 
     channels: Literal["sum", "max_abs", "norm"] = "sum"
@@ -37,6 +38,7 @@ class InputXGradient(Method):
 
     name = "input_x_gradient"
     paper = "Shrikumar, Greenside, Shcherbina, Kundaje: Not Just a Black Box, 2016 (arXiv:1605.01713)"
+    cost = "one forward and backward"
     needs = frozenset({"gradients"})
 
     def _maps(self, model: VisionModel, images: Tensor, targets: Targets) -> Tensor:

@@ -14,7 +14,7 @@ from ..attribution import Explained
 from ..batch import Targets
 from ..errors import BadInput
 from ..registry import AtLeast
-from ..removals.fill import Fill, fill
+from ..removals.fill import FillKind, fill
 from .base import Method
 
 if TYPE_CHECKING:
@@ -34,10 +34,11 @@ class IntegratedGradients(Method):
 
     name = "integrated_gradients"
     paper = "Sundararajan, Taly, Yan: Axiomatic Attribution for Deep Networks, ICML 2017 (arXiv:1703.01365)"
+    cost = "a forward and backward per step and baseline"
     needs = frozenset({"gradients"})
 
     steps: Annotated[int, AtLeast(1)] = 50
-    baseline: Fill | tuple[Fill, ...] = "zero"
+    baseline: FillKind | tuple[FillKind, ...] = "zero"
     rule: Rule = "gauss_legendre"
     seed: Annotated[int, AtLeast(0)] = 0
 

@@ -15,7 +15,7 @@ from ..batch import Batch, Targets
 from ..errors import BadInput, OutOfMemory, UnknownName, Unsupported
 from ..images import Preprocessing
 from . import families
-from .answer import logits_in
+from .answer import checked, logits_in
 from .memory import ChannelsLastRefused, full_precision, ordinary_tensors, unless_out_of_memory
 from .taps import as_written, tapped
 from .tokens import Layout, layout
@@ -48,14 +48,14 @@ class VisionModel:
         layer: str | None = None,
         preprocessing: Preprocessing | None = None,
         max_rows: int | None = None,
-        precision: Literal["float32", "bfloat16"] = "float32",
+        precision: Literal["float32", "bfloat16", "bf16"] = "float32",
         name: str | None = None,
     ) -> None:
         """Wrap `module`.
 
         `mean` and `std` (three numbers each, for pixels in [0, 1]) and `size` are how it wants its images, or `preprocessing` says it
         all; `layer` names the layer that CAM methods look at (found by itself otherwise); `max_rows` bounds how many images run at
-        once; `precision` "bfloat16" runs it under autocast, which is faster and changes the maps.
+        once; `precision` "bfloat16" ("bf16") runs it under autocast, which is faster and changes the maps.
         """
         if not isinstance(module, nn.Module):
             raise BadInput(f"VisionModel: got {type(module).__name__}, allowed: a torch.nn.Module")
@@ -63,8 +63,9 @@ class VisionModel:
             if mean is None or std is None:
                 raise BadInput("VisionModel: got no mean and std, allowed: mean=(r, g, b) and std=(r, g, b), as the model was trained with")
             preprocessing = Preprocessing(mean, std, size)
+        precision = "bfloat16" if precision == "bf16" else precision
         if precision not in ("float32", "bfloat16"):
-            raise UnknownName("precision", precision, ("float32", "bfloat16"))
+            raise UnknownName("precision", precision, ("float32", "bfloat16", "bf16"))
         if max_rows is not None and (not isinstance(max_rows, int) or max_rows < 1):
             raise BadInput(f"VisionModel(max_rows=...): got {max_rows!r}, allowed: a whole number of at least 1")
         if isinstance(classes, str):
@@ -143,9 +144,9 @@ class VisionModel:
 
     def require(self, needs: frozenset[str], *, by: Method) -> None:
         """Raise `Unsupported`, before any work, if the model lacks something that a method needs."""
-        unknown = needs - {"gradients", "spatial_layer"}
+        unknown = needs - {"logits", "gradients", "spatial_layer"}
         if unknown:
-            raise Unsupported(f"{by!r} needs {', '.join(sorted(unknown))}; {self.name} offers gradients and spatial_layer")
+            raise Unsupported(f"{by!r} needs {', '.join(sorted(unknown))}; {self.name} offers logits, gradients and spatial_layer")
         if "spatial_layer" in needs and getattr(by, "layer", None) is None:
             try:
                 _ = self.layer
@@ -178,8 +179,8 @@ class VisionModel:
 
     def logits(self, images: Tensor) -> Tensor:
         """The model's answer; (B, 3, H, W) -> (B, K)."""
-        images, _ = _checked(images)
-        return self._in_rows(lambda rows: (full_precision(self.answer(images[rows])),), len(images))[0]
+        images, _ = checked(images)
+        return self.in_rows(lambda rows: (full_precision(self.answer(images[rows])),), len(images))[0]
 
     def score(self, images: Tensor, targets: Targets) -> Tensor:
         """The explained scalar; (B, 3, H, W) -> (B,)."""
@@ -187,18 +188,18 @@ class VisionModel:
 
     def gradient(self, images: Tensor, targets: Targets) -> Tensor:
         """How the target's score reacts to each input value, d score / d images, (B, 3, H, W); no weight is differentiated."""
-        images, targets = _checked(images, targets)
+        images, targets = checked(images, targets)
 
         def work(rows: slice) -> tuple[Tensor]:
             leaf = images[rows].to(self.device, self._dtype(images), copy=True).requires_grad_()
             score = targets[rows].of(full_precision(self.answer(leaf)))
             return (full_precision(self._derivative(score, leaf, f"the images of {self.name}")),)
 
-        return self._in_rows(work, len(images), grad=True)[0]
+        return self.in_rows(work, len(images), grad=True)[0]
 
     def activations(self, images: Tensor, layer: str | None = None) -> Tensor:
         """What a layer returns, as a grid (B, C, h, w); by default at `layer`."""
-        images, _ = _checked(images)
+        images, _ = checked(images)
         name, module, call = self._find(layer or self.layer)
 
         def work(rows: slice) -> tuple[Tensor]:
@@ -207,7 +208,7 @@ class VisionModel:
                 found = tap.tensor()
             return (full_precision(self._layout(name, found, images[rows]).to_grid(found)),)
 
-        return self._in_rows(work, len(images))[0]
+        return self.in_rows(work, len(images))[0]
 
     def activation_gradient(self, images: Tensor, targets: Targets, layer: str | None = None) -> tuple[Tensor, Tensor]:
         """What a layer returns and how the target's score reacts to it, both (B, C, h, w); by one forward, and a backward to the layer."""
@@ -218,7 +219,7 @@ class VisionModel:
         return self._at_layer(images, targets, layer, lambda activations, gradients: (combine(activations, gradients),))[0]
 
     def _at_layer(self, images: Tensor, targets: Targets, layer: str | None, combine: Callable[[Tensor, Tensor], Rows]) -> Rows:
-        images, targets = _checked(images, targets)
+        images, targets = checked(images, targets)
         name, module, call = self._find(layer or self.layer)
 
         def work(rows: slice) -> Rows:
@@ -230,7 +231,7 @@ class VisionModel:
             with torch.no_grad():
                 return combine(full_precision(grid.to_grid(leaf.detach())), full_precision(grid.to_grid(gradient)))
 
-        return self._in_rows(work, len(images), grad=True)
+        return self.in_rows(work, len(images), grad=True)
 
     def probed(self, look: Callable[[Tensor], T], *, grad: bool = False) -> T:
         """What `look` makes of two random images, inside `studied`; of one where memory or `max_rows` allows no more."""
@@ -294,22 +295,26 @@ class VisionModel:
         with self.studied(), torch.set_grad_enabled(grad), as_written() if grad else contextlib.nullcontext():
             yield
 
-    def _in_rows(self, work: Callable[[slice], Rows], count: int, *, grad: bool = False) -> Rows:
-        """`work` on slices of at most `max_rows` rows, laid end to end; half as many from the moment that memory runs out."""
+    def in_rows(self, work: Callable[[slice], Rows], count: int, *, grad: bool = False) -> Rows:
+        """What `work` makes of slices of at most `max_rows` rows, laid end to end; half as many from the moment that memory runs out."""
         parts: list[Rows] = []
+        self.each_rows(work, count, lambda _rows, part: parts.append(part), grad=grad)
+        return parts[0] if len(parts) == 1 else tuple(torch.cat(column) for column in zip(*parts, strict=True))  # type: ignore[return-value]
+
+    def each_rows(self, work: Callable[[slice], T], count: int, take: Callable[[slice, T], None], *, grad: bool = False) -> None:
+        """As `in_rows`, but each slice's result is given to `take` once it is there, so that what need not be kept is not."""
         start = 0
         with self._running(grad):
             while start < count:
-                step = min(self.max_rows, count - start)
-                part = unless_out_of_memory(work, slice(start, start + step))
+                rows = slice(start, min(start + self.max_rows, count))
+                part = unless_out_of_memory(work, rows)
                 if part is not None:
-                    parts.append(part)
-                    start += step
-                elif step == 1:
+                    take(rows, part)
+                    start = rows.stop
+                elif rows.stop - start == 1:
                     raise self._out_of_memory()
                 else:
-                    self._max_rows = step // 2
-        return parts[0] if len(parts) == 1 else tuple(torch.cat(column) for column in zip(*parts, strict=True))  # type: ignore[return-value]
+                    self._max_rows = (rows.stop - start) // 2
 
     def _derivative(self, score: Tensor, leaf: Tensor, what: str) -> Tensor:
         if not score.requires_grad:
@@ -376,16 +381,3 @@ class VisionModel:
     def _tensors(self) -> Iterator[Tensor]:
         yield from self.module.parameters()
         yield from self.module.buffers()
-
-
-def _checked(images: Tensor, targets: Targets | None = None) -> tuple[Tensor, Targets]:
-    """The images without their graph and the targets, fit for autograd, or `BadInput` that says what is wrong with them."""
-    if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point() or not len(images):
-        got = f"{tuple(images.shape)} {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
-        raise BadInput(f"images: got {got}, allowed: floating-point (B, 3, H, W), at least one")
-    if targets is None:
-        return images.detach(), Targets(torch.zeros(len(images), dtype=torch.int64))
-    if len(targets) != len(images):
-        raise BadInput(f"targets: got {len(targets)}, allowed: one for each of {len(images)} images")
-    with ordinary_tensors():  # what was made in inference mode cannot be kept for a backward; a copy can
-        return images.detach(), Targets(targets.index.clone(), targets.kind)

@@ -1,4 +1,4 @@
-"""Where the logits are in what a model returns."""
+"""What goes into a model, checked, and where the logits are in what it returns."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from ..errors import Unsupported
+from ..batch import Targets
+from ..errors import BadInput, Unsupported
+from .memory import ordinary_tensors
 
 _NAMES = ("logits", "out", "output", "outputs", "prediction", "predictions", "scores")
 
@@ -67,3 +70,16 @@ def _words(output: Any) -> str:
     shapes = {name: str(tuple(item.shape)) if isinstance(item, Tensor) else type(item).__name__ for name, item in _fields(output).items()}
     fields = ", ".join(shape if isinstance(name, int) else f"{name} {shape}" for name, shape in shapes.items())
     return f"{type(output).__name__} of {fields}" if fields else f"a {type(output).__name__}"
+
+
+def checked(images: Tensor, targets: Targets | None = None) -> tuple[Tensor, Targets]:
+    """The images without their graph and the targets, fit for autograd, or `BadInput` that says what is wrong with them."""
+    if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point() or not len(images):
+        got = f"{tuple(images.shape)} {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
+        raise BadInput(f"images: got {got}, allowed: floating-point (B, 3, H, W), at least one")
+    if targets is None:
+        return images.detach(), Targets(torch.zeros(len(images), dtype=torch.int64))
+    if len(targets) != len(images):
+        raise BadInput(f"targets: got {len(targets)}, allowed: one for each of {len(images)} images")
+    with ordinary_tensors():  # what was made in inference mode cannot be kept for a backward; a copy can
+        return images.detach(), Targets(targets.index.clone(), targets.kind)

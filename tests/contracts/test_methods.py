@@ -9,7 +9,7 @@ import pytest
 import torch
 from models import (
     ChannelsLastCNN,
-    DeadLogit,
+    Dead,
     FlattenedCNN,
     GapCNN,
     InplaceCNN,
@@ -33,7 +33,11 @@ from attribkit.registry import read
 
 SIZE = (24, 40)
 # Steps of a path need not be many to test what is common to all methods.
-ALL = [pytest.param(cls(**({"steps": 6} if "steps" in cls.__dataclass_fields__ else {})), id=name) for name, cls in METHODS.items()]
+SMALL = {"steps": 6, "samples": 8}
+ALL = [
+    pytest.param(cls(**{name: few for name, few in SMALL.items() if name in cls.__dataclass_fields__}), id=name)
+    for name, cls in METHODS.items()
+]
 MODELS = [GapCNN, ResidualCNN, FlattenedCNN, TinyViT, ChannelsLastCNN]
 
 
@@ -166,10 +170,11 @@ def test_the_callers_modes_change_no_map(chosen, mode):
 
 @pytest.mark.parametrize("chosen", ALL)
 def test_a_dead_target_has_a_map_of_zeros(chosen):
-    model = adapted(DeadLogit())
+    # No logit is influenced, so neither is any scalar that a method makes of them.
+    model = adapted(Dead(), layer="features")
     batch = batch_for(model)
-    maps = chosen(model, dataclasses.replace(batch, targets=Targets(torch.zeros(3, dtype=torch.int64)))).maps
-    if "gradients" in chosen.needs:
+    maps = chosen(model, batch).maps
+    if chosen.needs:
         torch.testing.assert_close(maps, torch.zeros_like(maps), rtol=0, atol=0)
     else:
         torch.testing.assert_close(maps, chosen(model, batch).maps, rtol=0, atol=0)
@@ -299,11 +304,11 @@ def test_settings_are_plain_values_that_print_as_they_are_read(chosen):
     assert read(chosen.brief(), METHODS) == chosen
     assert hash(chosen) == hash(read(repr(chosen), METHODS))
     assert method(chosen.name) == type(chosen)()
-    assert chosen.paper and type(chosen).__doc__ and dataclasses.is_dataclass(chosen)
+    assert chosen.paper and chosen.cost and type(chosen).__doc__ and dataclasses.is_dataclass(chosen)
     with pytest.raises(dataclasses.FrozenInstanceError, match="cannot assign"):
         chosen.name = "another"
     fields = {field.name for field in dataclasses.fields(chosen)}
-    own = {name for name in vars(type(chosen)) if not name.startswith("_")} - {"name", "paper", "needs", "signed"} - fields
+    own = {name for name in vars(type(chosen)) if not name.startswith("_")} - {"name", "paper", "cost", "needs", "signed"} - fields
     assert not own, "a method is its settings and one hook"
     with pytest.raises(TypeError, match="is final"):
         type("Extended", (type(chosen),), {})
