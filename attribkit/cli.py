@@ -16,7 +16,9 @@ from .errors import AttribkitError, BadInput, BrokenImage, UnknownName
 
 if TYPE_CHECKING:
     from .batch import Batch
+    from .methods.base import Method
     from .model.adapter import VisionModel
+    from .removals.base import Removal
     from .report.album import Album
 
 FAILED, MISUSED, WITH_ERRORS, INTERRUPTED = 1, 2, 3, 130
@@ -93,6 +95,13 @@ def _model_options(command: Any) -> Any:
         click.option("--size", type=click.IntRange(1), help="Side of the model's square input in pixels."),
         click.option("--classes", metavar="FILE|A,B,...", help="Class names: a text file with one a line, or a list."),
         click.option("--layer", help="Layer that CAM methods look at; the model's last spatial one by default."),
+        click.option(
+            "--precision",
+            type=click.Choice(["float32", "bf16"]),
+            default="float32",
+            show_default=True,
+            help="bf16 runs the model itself in lower precision: faster on some machines, and the maps change a little.",
+        ),
         click.option("--device", help="cpu, cuda, cuda:1, ...; cuda by default where there is one, else cpu."),
     ]
     for option in reversed(options):
@@ -228,13 +237,13 @@ def _with_progress(batches: Iterator[Batch], total: int, broken: Sequence[Broken
             bar.update(len(batch))
 
 
-@attribkit.command(name="list", short_help="List methods, problems or models.")
-@click.argument("what", metavar="methods|problems|models")
+@attribkit.command(name="list", short_help="List methods, removals, segmenters, problems or models.")
+@click.argument("what", metavar="methods|removals|segmenters|problems|models")
 @click.argument("part", default="")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_(what: str, part: str, as_json: bool) -> None:
     """List what there is to choose from; PART keeps the names that contain it."""
-    kinds = {"methods": _methods, "problems": _problems, "models": _models}
+    kinds = {"methods": _methods, "removals": _removals, "segmenters": _segmenters, "problems": _problems, "models": _models}
     if what not in kinds:
         raise UnknownName("list", what, kinds)
     found = {name: about for name, about in kinds[what]().items() if part.lower() in name.lower()}
@@ -248,7 +257,34 @@ def list_(what: str, part: str, as_json: bool) -> None:
 def _methods() -> dict[str, str]:
     from .methods import METHODS
 
-    return {name: f"{_first_line(cls)}\n{'':23}{cls()!r}\n{'':23}{cls.paper}" for name, cls in METHODS.items()}
+    def asks(cls: type[Method]) -> str:
+        needs = cls().needs  # of an object, since a wrapper needs what it wraps
+        return f"needs {', '.join(sorted(needs)) or 'nothing'}; costs {cls.cost}"
+
+    return {name: _about(cls, asks(cls)) for name, cls in METHODS.items()}
+
+
+def _removals() -> dict[str, str]:
+    from .removals import REMOVALS
+
+    def runs(cls: type[Removal]) -> str:
+        how = "all images at once" if cls.batched else "one image at a time"
+        return f"runs on {cls.runs_on}, {how}" + ("; what is removed still has some influence" if cls.sees_removed else "")
+
+    return {name: _about(cls, runs(cls)) for name, cls in REMOVALS.items()}
+
+
+def _segmenters() -> dict[str, str]:
+    from .segments import SEGMENTERS
+
+    return {name: _about(cls) for name, cls in SEGMENTERS.items()}
+
+
+def _about(cls: type[Any], *facts: str) -> str:
+    """What a class is, how it is called, further facts, and its paper: a line each."""
+    from .registry import usage
+
+    return f"\n{'':23}".join((_first_line(cls), usage(cls), *facts, cls.paper))
 
 
 def _problems() -> dict[str, str]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..methods.base import Method
 
 Three = float | Sequence[float]
+Precision = Literal["float32", "bfloat16", "bf16"]
 Combine = Callable[[Tensor, Tensor], Tensor]
 Rows = TypeVar("Rows", bound=tuple[Tensor, ...])
 T = TypeVar("T")
@@ -48,7 +49,7 @@ class VisionModel:
         layer: str | None = None,
         preprocessing: Preprocessing | None = None,
         max_rows: int | None = None,
-        precision: Literal["float32", "bfloat16", "bf16"] = "float32",
+        precision: Precision = "float32",
         name: str | None = None,
     ) -> None:
         """Wrap `module`.

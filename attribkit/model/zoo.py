@@ -11,7 +11,7 @@ from torch import nn
 
 from ..errors import AttribkitError, BadInput, UnknownName
 from ..images import Preprocessing
-from .adapter import Three, VisionModel
+from .adapter import Precision, Three, VisionModel
 from .memory import ordinary_tensors
 from .sources import Loaded, from_hf, from_planted, from_timm, from_torchvision
 from .weights import is_file_name
@@ -36,13 +36,14 @@ def load_model(  # noqa: PLR0913 - what may be overridden, all by name
     classes: Sequence[str] | None = None,
     layer: str | None = None,
     device: str | torch.device | None = None,
+    precision: Precision = "float32",
 ) -> VisionModel:
     """A model by name: "torchvision/resnet50", "timm/vit_tiny_patch16_224", "hf/google/vit-base-patch16-224", "planted/shortcut-95".
 
     `weights` is the name of published weights ("default": those that the source recommends), a file (.safetensors, or a PyTorch file,
     which is read with `weights_only=True` and never otherwise), or None for random ones. How images are prepared comes from the
-    weights, the timm configuration or the Hugging Face processor; `mean`, `std`, `size`, `classes` and `layer` override it. Raises
-    `UnknownName`, `BrokenWeights`, or `Unavailable` where a package or a download is missing.
+    weights, the timm configuration or the Hugging Face processor; `mean`, `std`, `size`, `classes` and `layer` override it; `precision` is
+    `VisionModel`'s. Raises `UnknownName`, `BrokenWeights`, or `Unavailable` where a package or a download is missing.
     """
     source, _, rest = name.partition("/")
     if source not in _SOURCES or not rest:
@@ -54,7 +55,7 @@ def load_model(  # noqa: PLR0913 - what may be overridden, all by name
         module = _on(loaded.module.eval(), device)
     preprocessing = _prepared(name, loaded.preprocessing, mean=mean, std=std, size=size)
     names = loaded.classes if classes is None else tuple(classes)
-    model = VisionModel(module, preprocessing=preprocessing, classes=names, layer=layer, name=name)
+    model = VisionModel(module, preprocessing=preprocessing, classes=names, layer=layer, name=name, precision=precision)
     model.weights = _origin(weights, loaded.origin, assumed=source == "torchvision" and None in (mean, std, size))
     return model
 

@@ -22,7 +22,7 @@ from ..attribution import Attribution
 from ..batch import Batch
 from ..methods.base import Method
 from ..model.adapter import VisionModel
-from .figures import compare_figure, overlay_figure, png
+from .figures import compare_figure, encoded, overlay_figure, png
 from .output import Output
 from .page import About, Item, Section, gallery, write_page
 
@@ -44,8 +44,9 @@ class Failure(NamedTuple):
 class Album:
     """What one model's explanations become: pictures, maps, and a section of a page.
 
-    `out` gets, below `folder` (empty, or ending in "/"), `METHOD/ID.png`, `compare.png` of the first images by all methods, and
-    `maps/METHOD/NNNN.safetensors`; what an earlier run wrote there goes when the first batch is done.
+    `out` gets, below `folder` (empty, or ending in "/"), `METHOD/ID.png`, `compare.png` of the first images by all methods,
+    `maps/METHOD/NNNN.safetensors`, and `METHOD.EXTRA/ID.png` where a method reports pictures (a counterfactual); what an earlier run
+    wrote there goes when the first batch is done.
     `rows` grows by one entry an image: its id, target, label, score, probability, and what methods report beside their maps;
     `failed` by one for each image whose answer is not finite or whose picture cannot be written.
     """
@@ -96,6 +97,7 @@ class Album:
         for folder, attribution in zip(self.folders(), attributions, strict=True):
             attribution.save(self.out.claim(f"{self.folder}maps/{folder}/{number:04d}.safetensors"))
         pixels = self.model.preprocessing.pixels(batch.images.cpu())
+        reported = self._reported(batch, attributions)
         for place, row in enumerate(self._rows(batch, attributions)):
             maps = [attribution.maps[place].cpu() for attribution in attributions]
             if not all(math.isfinite(value) for value in row.values() if isinstance(value, float)):
@@ -103,6 +105,8 @@ class Album:
                 continue
             try:
                 self._write_pictures(row, pixels[place], maps)
+                for folder, pictures in reported.items():
+                    self.out.write(f"{self.folder}{folder}/{picture_name(row['id'])}", encoded(pictures[place]))
             except OSError as error:  # one name that the disk does not take must not cost the other images
                 self.failed.append(Failure(row["id"], "write", error.strerror or str(error)))
                 continue
@@ -121,6 +125,15 @@ class Album:
             columns |= {f"{folder}.{name}": extra.tolist() for name, extra in attribution.extras.items() if extra.ndim == 1}
         rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
         return [{**row, "kind": batch.targets.kind} for row in rows]
+
+    def _reported(self, batch: Batch, attributions: Sequence[Attribution]) -> dict[str, Tensor]:
+        """The pictures that methods report: what has the shape of the images is one, as the model was shown it."""
+        return {
+            f"{folder}.{name}": self.model.preprocessing.pixels(extra.cpu())
+            for folder, attribution in zip(self.folders(), attributions, strict=True)
+            for name, extra in attribution.extras.items()
+            if extra.shape == batch.images.shape
+        }
 
     def _write_pictures(self, row: dict[str, Any], pixels: Tensor, maps: Sequence[Tensor]) -> None:
         for folder, method, map_ in zip(self.folders(), self.methods, maps, strict=True):

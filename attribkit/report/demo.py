@@ -3,33 +3,45 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from ..batch import Batch, Targets
-from ..methods import METHODS
+from ..methods.base import method
 from ..model.adapter import VisionModel
 from ..model.planted import CLASSES
 from ..model.zoo import load_model
 from ..problems.planted import Planted
 from ..problems.scenes import PLACES
 from .album import PAGE_FILES, Album, write_album
-from .figures import pixels
+from .figures import encoded
 from .output import Output
 from .page import Section
 
 MODELS = {"planted/shortcut-95": "leans on the background", "planted/shortcut-50": "had to learn the object"}
+# One of each kind, with as many samples as images of this size need; then the controls, which ask the model nothing.
+TOUR = (
+    "GradCAM()",
+    "LayerCAM()",
+    "IntegratedGradients()",
+    "GaussianSmooth(IntegratedGradients(), kernel=9)",
+    "XRAI()",
+    "CounterfactualInfill(steps=60)",
+    "LayerMasking(segmenter=Squares(8))",
+    "Occlusion(window=8, stride=4)",
+    "RISE(samples=500)",
+    "RandomMap()",
+    "CentreMap()",
+    "EdgeMap()",
+)
 SCORED = 320  # images that the accuracies in the verdict are measured on
 SEED = 7
 
 
 def write_demo(out: Path, count: int) -> tuple[Path, str]:
-    """Make `count` images, explain both models by every method, and write it all below `out`; the page and a verdict in words."""
-    # Methods that ask the model first, then the controls, which do not.
-    methods = sorted((cls() for cls in METHODS.values()), key=lambda method: (not method.needs, "spatial_layer" not in method.needs))
+    """Make `count` images, explain both models by the methods of `TOUR`, and write it all below `out`; the page and a verdict in words."""
+    methods = [method(text) for text in TOUR]
     folder = Output(out)
     folder.begin(*PAGE_FILES)
     chapters: list[tuple[Album, Section]] = []
@@ -60,9 +72,7 @@ def _asked(model: VisionModel, batch: Batch) -> Batch:
 
 def _write_images(folder: Output, batch: Batch, model: VisionModel) -> None:
     for name, image in zip(batch.ids, model.preprocessing.pixels(batch.images.cpu()), strict=True):
-        whole = io.BytesIO()
-        Image.fromarray(pixels(image)).save(whole, format="PNG")
-        folder.write(f"images/{name}.png", whole.getvalue())
+        folder.write(f"images/{name}.png", encoded(image))
 
 
 def _accuracies(model: VisionModel) -> tuple[float, float]:

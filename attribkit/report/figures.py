@@ -22,6 +22,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from ..attribution import Attribution
@@ -315,6 +316,13 @@ def png(figure: Figure) -> bytes:
     """The figure as PNG; the same figure gives the same bytes."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None}, pil_kwargs={"compress_level": 3}, bbox_inches=None)
+    return buffer.getvalue()
+
+
+def encoded(image: object) -> bytes:
+    """An image as PNG, pixel for pixel."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels(image)).save(buffer, format="PNG")
     return buffer.getvalue()
 
 

@@ -7,6 +7,7 @@ import pickle
 
 import pytest
 import torch
+from examples import small
 from models import (
     ChannelsLastCNN,
     Dead,
@@ -32,12 +33,7 @@ from attribkit.methods import Method, method
 from attribkit.registry import read
 
 SIZE = (24, 40)
-# Steps of a path need not be many to test what is common to all methods.
-SMALL = {"steps": 6, "samples": 8}
-ALL = [
-    pytest.param(cls(**{name: few for name, few in SMALL.items() if name in cls.__dataclass_fields__}), id=name)
-    for name, cls in METHODS.items()
-]
+ALL = [pytest.param(small(cls()), id=name) for name, cls in METHODS.items()]
 MODELS = [GapCNN, ResidualCNN, FlattenedCNN, TinyViT, ChannelsLastCNN]
 
 

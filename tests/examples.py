@@ -1,0 +1,23 @@
+"""One object of each registered class, quick enough to be tested with every network: as made without settings, with few samples."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from attribkit.registry import Settings
+
+# The number of samples, steps and the like need not be large to test what is common to all methods.
+FEW = {"steps": 6, "samples": 8}
+
+
+def small(made: Any) -> Any:
+    """The same with few steps and samples, also in the settings that it holds."""
+    changed = {}
+    for field in dataclasses.fields(made):
+        value = getattr(made, field.name)
+        if isinstance(value, Settings):
+            changed[field.name] = small(value)
+        elif field.name in FEW and isinstance(value, int):
+            changed[field.name] = min(value, FEW[field.name])
+    return dataclasses.replace(made, **changed)
