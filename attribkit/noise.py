@@ -19,7 +19,8 @@ def keys(images: Tensor, *seeds: int | Tensor) -> Tensor:
     places = torch.arange(1, bits.shape[1] + 1, device=images.device)
     key = _mixed((bits * (_mixed(places * _STEP) | 1)).sum(1))  # a sum that wraps around is the same in any order
     for seed in seeds:
-        key = _mixed(key + _STEP * (seed if isinstance(seed, Tensor) else key.new_tensor(seed % 2**63)))
+        # One more than the seed, since what has no bits set stays so when it is mixed: a black image under seed 0.
+        key = _mixed(key + _STEP * ((seed if isinstance(seed, Tensor) else key.new_tensor(seed % 2**63)) + 1))
     return key
 
 
