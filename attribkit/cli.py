@@ -228,12 +228,16 @@ def _folder(out: Path) -> Path:
 
 
 def _with_progress(batches: Iterator[Batch], total: int, broken: Sequence[BrokenImage]) -> Iterator[Batch]:
-    """The batches, with a bar on a terminal and none elsewhere."""
+    """The batches, with a bar on a terminal and none elsewhere; it also says how far a long method has come with its batch."""
     from tqdm import tqdm
+
+    from .progress import reporting
 
     with tqdm(total=total, unit="image", disable=None, file=sys.stderr) as bar:
         for batch in batches:
-            yield batch
+            with reporting(lambda done, steps, what: bar.set_postfix_str(f"{what} {done}/{steps}")):
+                yield batch
+            bar.set_postfix_str("", refresh=False)
             bar.update(len(batch))
 
 

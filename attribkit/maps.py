@@ -18,6 +18,17 @@ def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(maps.unsqueeze(1), size=tuple(size), mode="bilinear", align_corners=False).squeeze(1)
 
 
+def resize_transposed(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """The transpose of `resize`: a sum's gradient in maps of `size` (h, w), given that in their resized form; (B, H, W) -> (B, h, w)."""
+    down, across = (_resizing(before, after, maps) for before, after in zip(size, maps.shape[-2:], strict=True))
+    return down.T @ (maps @ across)
+
+
+def _resizing(before: int, after: int, like: Tensor) -> Tensor:
+    """What `resize` does along one side, as a matrix (after, before)."""
+    return resize(torch.eye(before, dtype=like.dtype, device=like.device).unsqueeze(0), (after, before))[0]
+
+
 def positive(maps: Tensor) -> Tensor:
     """Evidence for the target only: negative values become 0."""
     return maps.clamp_min(0)

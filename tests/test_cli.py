@@ -16,6 +16,10 @@ from safetensors.torch import save_file
 
 from attribkit import Attribution, cli
 from attribkit.methods import METHODS
+from attribkit.methods.base import method
+from attribkit.removals import REMOVALS
+from attribkit.report.demo import TOUR
+from attribkit.segments import SEGMENTERS
 
 MODEL = ["--model", "planted/shortcut-95"]
 
@@ -281,11 +285,11 @@ def test_a_model_that_fails_on_its_input_is_one_line_and_exit_code_1(photos, tmp
     assert len(error.splitlines()) == 1 and "--traceback" in error
 
 
-@pytest.mark.parametrize("what", ["methods", "problems", "models"])
+@pytest.mark.parametrize("what", ["methods", "removals", "segmenters", "problems", "models"])
 def test_list(capsys, what):
     run("list", what, "--json")
     found = json.loads(capsys.readouterr().out)
-    assert set(METHODS) <= set(found) or what != "methods"
+    assert set(found) == {"methods": set(METHODS), "removals": set(REMOVALS), "segmenters": set(SEGMENTERS)}.get(what, set(found))
     assert "planted" in found or what != "problems"
     assert {"planted/vit-95", "torchvision/resnet50"} <= set(found) or what != "models"
     run("list", what, "a")
@@ -294,12 +298,32 @@ def test_list(capsys, what):
     assert "no list is called 'methodz'" in capsys.readouterr().err
 
 
-def test_demo_explains_two_models_by_every_method(tmp_path, capsys):
+def test_list_says_what_a_thing_needs_and_costs_and_where_it_runs(capsys):
+    run("list", "methods", "--json")
+    methods = json.loads(capsys.readouterr().out)
+    assert "needs gradients, spatial_layer; costs one forward, and a backward to the layer" in methods["grad_cam"]
+    assert "needs nothing; costs nothing" in methods["random_map"] and "arXiv:1610.02391" in methods["grad_cam"]
+    run("list", "removals", "--json")
+    removals = json.loads(capsys.readouterr().out)
+    assert "all images at once; what is removed still has some influence" in removals["blur"]
+    assert removals["constant"].splitlines()[1].strip() == "Constant(colour='zero')"
+    assert all(cls.paper in removals[name] for name, cls in REMOVALS.items())
+
+
+def test_precision_is_an_option_of_the_model(photos, tmp_path, capsys):
+    run("explain", photos, *MODEL, "--precision", "bf16", "--limit", 1, "--out", tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["runs"][0]["methods"]["grad_cam"]["facts"]["precision"] == "bfloat16"
+    run("explain", photos, *MODEL, "--precision", "fp8", code=2)
+    assert "'fp8' is not one of 'float32', 'bf16'" in capsys.readouterr().err
+
+
+def test_demo_explains_two_models_by_the_methods_of_its_tour(tmp_path, capsys):
     run("demo", "--out", tmp_path / "demo", "--count", 2, "--json")
     done = json.loads(capsys.readouterr().out)
     assert "planted/shortcut-95 is right on" in done["verdict"]
+    names = {method(text).name for text in TOUR} | {"counterfactual_infill.counterfactual"}
     for model in ("planted-shortcut-95", "planted-shortcut-50"):
-        assert {path.name for path in (tmp_path / "demo" / model).iterdir()} == {*METHODS, "maps", "compare.png"}
+        assert {path.name for path in (tmp_path / "demo" / model).iterdir()} == {*names, "maps", "compare.png"}
     assert len(list((tmp_path / "demo" / "images").glob("*.png"))) == 2
     assert (tmp_path / "demo" / "report.html").stat().st_size > 20_000
 
