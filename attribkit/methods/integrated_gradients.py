@@ -27,9 +27,10 @@ Rule = Literal["gauss_legendre", "midpoint", "trapezoid"]
 class IntegratedGradients(Method):
     """Attributions that sum to the score's difference between the image and a baseline.
 
-    `steps` points per path; `baseline` one of "zero" (the mean colour), "black", "white", "blur", "noise", or several of them, whose
-    attributions are averaged; `rule` places and weighs the points. Reports `convergence_delta` (B,), the sum of the map minus
-    the score's difference, and `relative_delta` (B,), its size as a share of that difference.
+    `steps` points per path; `baseline` one of "zero" (the mean colour), "black", "white", "min", "max" (the image's own extremes),
+    "blur", "noise", or several of them, whose attributions are averaged; `rule` places and weighs the points; a pixel has the "sum" of
+    its `channels`, or their "max". Reports `convergence_delta` (B,), the sum of all attributions minus the score's difference, and
+    `relative_delta` (B,), its size as a share of that difference.
     """
 
     name = "integrated_gradients"
@@ -41,6 +42,7 @@ class IntegratedGradients(Method):
     baseline: FillKind | tuple[FillKind, ...] = "zero"
     rule: Rule = "gauss_legendre"
     seed: Annotated[int, AtLeast(0)] = 0
+    channels: Literal["sum", "max"] = "sum"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,15 +55,19 @@ class IntegratedGradients(Method):
 
     def _maps(self, model: VisionModel, images: Tensor, targets: Targets) -> Explained:
         kinds = (self.baseline,) if isinstance(self.baseline, str) else self.baseline
-        maps, start = images.new_zeros(len(images), *images.shape[-2:]), images.new_zeros(len(images))
+        values, start = torch.zeros_like(images), images.new_zeros(len(images))
         for place, kind in enumerate(kinds):
             baseline = fill(kind, model, images, seed=self.seed + place)  # several noises are several draws
             attributed = path_gradient(model, images, baseline, targets, rule=quadrature(self.rule, self.steps)) * (images - baseline)
-            maps = maps + attributed.sum(1) / len(kinds)
+            values = values + attributed / len(kinds)
             start = start + model.score(baseline, targets) / len(kinds)
         end = model.score(images, targets)
-        delta = convergence_delta(maps, start, end)
-        return Explained(maps, {"convergence_delta": delta, "relative_delta": relative_delta(delta, start, end)})
+        sums = values.sum(1)
+        delta = convergence_delta(sums, start, end)
+        return Explained(
+            sums if self.channels == "sum" else values.amax(1),
+            {"convergence_delta": delta, "relative_delta": relative_delta(delta, start, end)},
+        )
 
 
 def path_gradient(model: VisionModel, images: Tensor, baseline: Tensor, targets: Targets, *, rule: list[tuple[float, float]]) -> Tensor:
