@@ -13,3 +13,11 @@ from .fill import ImageMean as ImageMean
 from .fill import Noise as Noise
 from .fill import RandomColour as RandomColour
 from .fill import fill as fill
+from .host import Biharmonic as Biharmonic
+from .host import NavierStokes as NavierStokes
+from .host import Telea as Telea
+from .infill import Generator as Generator
+from .infill import Harmonic as Harmonic
+from .infill import LocalMean as LocalMean
+from .infill import NoisyLinear as NoisyLinear
+from .infill import PushPull as PushPull

@@ -141,5 +141,5 @@ class RandomColour(Fill):
         # Of the place in the batch, and of what is removed, the draw must know nothing: it belongs to the seed alone.
         key = keys(images.new_zeros(1, 1), self.seed)
         colour = uniform(key, 3).view(1, 3, 1, 1).to(images)
-        grain = normal(key + 1, images[0].numel()).view(1, *images.shape[1:]).to(images)
+        grain = normal(key + 1, 3 * images[0, 0].numel()).view(1, 3, *images.shape[2:]).to(images)
         return normalised(model, images, (colour + self.noise * grain).clamp(0, 1), "a random colour").expand_as(images)
