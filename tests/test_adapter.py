@@ -444,7 +444,7 @@ def test_lazy_weights_are_refused():
 
 
 def test_a_need_that_nobody_knows_is_refused():
-    with pytest.raises(Unsupported, match="needs telepathy; GapCNN offers logits, gradients and spatial_layer"):
+    with pytest.raises(Unsupported, match="needs telepathy; GapCNN offers logits, gradients, spatial_layer and cut"):
         adapted(GapCNN()).require(frozenset({"telepathy"}), by="Medium()")
 
 

@@ -22,8 +22,8 @@ NAMES = {path: path.relative_to(PACKAGE).as_posix() for path in MODULES}
 # Rooms from the ground up; what stands in one line may not import one another.
 LAYERS = [
     "errors files",
-    "registry",
-    "batch maps images noise segments",
+    "dividing registry",
+    "batch maps images noise progress segments",
     "attribution scores",
     "model",
     "removals",
@@ -169,7 +169,7 @@ ROOMS: dict[str, tuple[str, dict[str, str]]] = {
     "reads a PyTorch file": (r"(?<!safetensors\.)torch\.load\b|torch\.serialization", {"model/weights.py": "its room"}),
     "runs what a file or a text says": (
         r"\b(pickle|cPickle|cloudpickle|dill|joblib|shelve|marshal|yaml)\b|allow_pickle|torch\.hub|(?<![.\w])(eval|exec|compile|__import__)\(",
-        {},
+        {"segments.py": "joblib runs worker processes; nothing is read from a file"},
     ),
     "asks the network": (r"\b(socket|urllib|requests|httpx)\.\w|huggingface_hub", {"model/sources.py": "downloads weights"}),
     "resizes": (
@@ -186,6 +186,7 @@ ROOMS: dict[str, tuple[str, dict[str, str]]] = {
             "report/": "pictures, tables and pages are made on the host",
             "attribution.py": "saves, and names the classes",
             "segments.py": "scikit-image divides pictures on the host",
+            "removals/host.py": "OpenCV and scikit-image paint on the host",
             "methods/integrated_gradients.py": "NumPy's table of Gauss-Legendre nodes, which was never on a device",
         },
     ),
@@ -209,7 +210,10 @@ ROOMS: dict[str, tuple[str, dict[str, str]]] = {
             "cli.py": "whatever goes wrong is one line for the person, with --traceback to see the rest",
         },
     ),
-    "imports OpenCV, whose two wheels break one another": (r"\bcv2\b", {}),
+    "imports OpenCV, whose two wheels break one another": (
+        r"\bcv2\b",
+        {"removals/host.py": "imported at first use, the two in-paintings need it"},
+    ),
 }
 
 

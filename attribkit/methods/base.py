@@ -24,9 +24,9 @@ class Method(Settings, ABC):
     Called with a model and a batch it gives an `Attribution`: signed, un-normalised maps (B, h, w), float32, at the method's own
     resolution, on the model's device. A sample's map does not depend on the batch it came in, nor on how the batch was chunked; a
     random method takes a `seed`; a target that nothing influences gives a map of zeros; the model comes back exactly as it was, also
-    when the method raises. `needs` is what it asks of a model ("logits", "gradients", "spatial_layer"; nothing, if it asks nothing), and a
-    model that lacks some of it raises `Unsupported` before any work; `cost` says in words how much it asks. `signed` says whether values
-    below zero speak against the target.
+    when the method raises. `needs` is what it asks of a model ("logits", "gradients", "spatial_layer", and "cut" if nothing may bypass that
+    layer; nothing, if it asks nothing), and a model that lacks some of it raises `Unsupported` before any work; `cost` says in words how
+    much it asks. `signed` says whether values below zero speak against the target.
     """
 
     name: ClassVar[str]
@@ -68,6 +68,28 @@ class Method(Settings, ABC):
     @abstractmethod
     def _maps(self, model: VisionModel, images: Tensor, targets: Targets) -> Tensor | Explained:
         """One signed map per image, (B, h, w), at the method's own resolution."""
+
+
+class Wrapper(Method, ABC):
+    """A method around another one, its setting `method`: what that one needs and whether it is signed is so of the whole."""
+
+    method: Method
+
+    @property
+    def needs(self) -> frozenset[str]:  # type: ignore[override]  # the base has it for the class, a wrapper for the object
+        """What the inner method asks of a model."""
+        return self.method.needs
+
+    @property
+    def signed(self) -> bool:  # type: ignore[override]  # as above
+        """Whether values below zero of the inner method's map speak against the target."""
+        return self.method.signed
+
+    @property
+    def layer(self) -> str | None:
+        """The layer that the inner method was told to look at, if it was told one."""
+        layer: str | None = getattr(self.method, "layer", None)
+        return layer
 
 
 def method(like: str | Method) -> Method:

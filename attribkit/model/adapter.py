@@ -15,13 +15,14 @@ from ..batch import Batch, Targets
 from ..errors import BadInput, OutOfMemory, UnknownName, Unsupported
 from ..images import Preprocessing
 from . import families
-from .answer import checked, logits_in
+from .answer import checked, class_index, logits_in
 from .memory import ChannelsLastRefused, full_precision, ordinary_tensors, unless_out_of_memory
 from .taps import as_written, tapped
 from .tokens import Layout, layout
 
 if TYPE_CHECKING:
     from ..methods.base import Method
+    from .rest import Rest
 
 Three = float | Sequence[float]
 Precision = Literal["float32", "bfloat16", "bf16"]
@@ -37,6 +38,8 @@ class VisionModel:
     hooks. Images are normalised ones, (B, 3, H, W), moved to the model's device and dtype. Answers and gradients of half-precision
     models are float32.
     """
+
+    channels = 3  # of its images
 
     def __init__(  # noqa: PLR0913 - the facts about a model, all by name
         self,
@@ -82,6 +85,7 @@ class VisionModel:
         self._layer = layer
         self._max_rows = max_rows
         self._inside = False
+        self._rests: dict[tuple[str, tuple[int, int]], Rest] = {}
         if layer is not None:
             self._find(layer)
 
@@ -123,6 +127,13 @@ class VisionModel:
             self._layer = families.cam_layer(self)
         return self._layer
 
+    @functools.cached_property
+    def cut(self) -> str:
+        """The layer where `at` cuts the model in two, if none is named: `layer`, or the last one before it that nothing bypasses."""
+        from .rest import last_cut
+
+        return last_cut(self)
+
     @property
     def layers(self) -> dict[str, tuple[int, int, int]]:
         """The spatial layers by name, in the order they run, with the (channels, height, width) of their grid."""
@@ -130,33 +141,24 @@ class VisionModel:
 
     def target(self, like: int | str) -> int:
         """The index of a class given by its name (in any case, where that is clear) or its index."""
-        text = str(like).strip()
-        names = self.classes if isinstance(like, str) else ()
-        for own, asked in ((names, text), (tuple(each.lower() for each in names), text.lower())):
-            same = [i for i, each in enumerate(own) if each == asked]
-            if len(same) > 1:
-                raise BadInput(f"class {text!r} is the name of {', '.join(map(str, same))}; allowed: the index of one of them")
-            if same:
-                return same[0]
-        if not text.isdecimal() or (self.classes and int(text) >= len(self.classes)):
-            hint = f"or an index from 0 to {len(self.classes) - 1}" if self.classes else "an index"
-            raise UnknownName("class", like, self.classes, hint=hint)
-        return int(text)
+        return class_index(like, self.classes)
 
     def require(self, needs: frozenset[str], *, by: Method) -> None:
         """Raise `Unsupported`, before any work, if the model lacks something that a method needs."""
-        unknown = needs - {"logits", "gradients", "spatial_layer"}
+        unknown = needs - {"logits", "gradients", "spatial_layer", "cut"}
         if unknown:
-            raise Unsupported(f"{by!r} needs {', '.join(sorted(unknown))}; {self.name} offers logits, gradients and spatial_layer")
+            raise Unsupported(f"{by!r} needs {', '.join(sorted(unknown))}; {self.name} offers logits, gradients, spatial_layer and cut")
         if "spatial_layer" in needs and getattr(by, "layer", None) is None:
             try:
-                _ = self.layer
+                _ = self.cut if "cut" in needs else self.layer
             except Unsupported as error:
                 raise Unsupported(f"{by!r} needs a spatial layer: {error}") from error
 
     def facts(self, method: Method) -> dict[str, str]:
         """What beside a method's settings decides its maps, in words: to be kept with them."""
-        layer = {"layer": getattr(method, "layer", None) or self.layer} if "spatial_layer" in method.needs else {}
+        layer = {}
+        if "spatial_layer" in method.needs:
+            layer["layer"] = getattr(method, "layer", None) or (self.cut if "cut" in method.needs else self.layer)
         return {
             "weights": self.weights,
             "preprocessing": str(self.preprocessing),
@@ -198,8 +200,17 @@ class VisionModel:
 
         return self.in_rows(work, len(images), grad=True)[0]
 
-    def activations(self, images: Tensor, layer: str | None = None) -> Tensor:
-        """What a layer returns, as a grid (B, C, h, w); by default at `layer`."""
+    def at(self, layer: str, size: tuple[int, int] | None = None) -> Rest:
+        """The rest of the model from that layer on, for images of `size` (H, W): its "images" are activations.
+
+        They are what `activations(images, layer, whole=True)` gives. `Unsupported` where something bypasses the layer.
+        """
+        from .rest import rest_of
+
+        return rest_of(self, layer, self.size if size is None else size, self._rests)
+
+    def activations(self, images: Tensor, layer: str | None = None, *, whole: bool = False) -> Tensor:
+        """What a layer returns, as a grid (B, C, h, w), by default at `layer`; `whole`: and a class token and the like, below it."""
         images, _ = checked(images)
         name, module, call = self._find(layer or self.layer)
 
@@ -207,7 +218,7 @@ class VisionModel:
             with tapped(name, module, call=call) as tap:
                 self.answer(images[rows])
                 found = tap.tensor()
-            return (full_precision(self._layout(name, found, images[rows]).to_grid(found)),)
+            return (full_precision(self._layout(name, found, images[rows]).to_grid(found, whole=whole)),)
 
         return self.in_rows(work, len(images))[0]
 
@@ -238,7 +249,7 @@ class VisionModel:
         """What `look` makes of two random images, inside `studied`; of one where memory or `max_rows` allows no more."""
 
         def work(rows: slice) -> tuple[T]:
-            images = torch.randn(rows.stop, 3, *self.size, generator=torch.Generator().manual_seed(0))
+            images = torch.randn(rows.stop, self.channels, *self.size, generator=torch.Generator().manual_seed(0))
             return (look(images.to(self.device)),)
 
         for count in range(min(2, self.max_rows), 0, -1):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..batch import Targets
-from ..errors import BadInput, Unsupported
+from ..errors import BadInput, UnknownName, Unsupported
 from .memory import ordinary_tensors
 
 _NAMES = ("logits", "out", "output", "outputs", "prediction", "predictions", "scores")
@@ -70,6 +70,22 @@ def _words(output: Any) -> str:
     shapes = {name: str(tuple(item.shape)) if isinstance(item, Tensor) else type(item).__name__ for name, item in _fields(output).items()}
     fields = ", ".join(shape if isinstance(name, int) else f"{name} {shape}" for name, shape in shapes.items())
     return f"{type(output).__name__} of {fields}" if fields else f"a {type(output).__name__}"
+
+
+def class_index(like: int | str, classes: Sequence[str]) -> int:
+    """The index of a class given by its name (in any case, where that is clear) or its index."""
+    text = str(like).strip()
+    names = tuple(classes) if isinstance(like, str) else ()
+    for own, asked in ((names, text), (tuple(each.lower() for each in names), text.lower())):
+        same = [i for i, each in enumerate(own) if each == asked]
+        if len(same) > 1:
+            raise BadInput(f"class {text!r} is the name of {', '.join(map(str, same))}; allowed: the index of one of them")
+        if same:
+            return same[0]
+    if not text.isdecimal() or (classes and int(text) >= len(classes)):
+        hint = f"or an index from 0 to {len(classes) - 1}" if classes else "an index"
+        raise UnknownName("class", like, classes, hint=hint)
+    return int(text)
 
 
 def checked(images: Tensor, targets: Targets | None = None) -> tuple[Tensor, Targets]:

@@ -62,8 +62,8 @@ class Tap:
     leaf: Tensor | None = None
     calls: int = 0
 
-    def take(self, output: Any, grad: bool) -> Any:
-        """Keep a copy of what the layer returned; with `grad`, send another one on whose graph begins at the kept one."""
+    def meant(self, output: Any) -> Tensor | None:
+        """What the layer returned, if this is the call that is meant."""
         self.calls += 1
         if self.call is not None and self.call != self.calls - 1:
             return None
@@ -74,6 +74,13 @@ class Tap:
             raise Unsupported(
                 f"layer {self.layer!r} is called more than once in a forward; say which call: '{self.layer}:0', '{self.layer}:1', ..."
             )
+        return tensor
+
+    def take(self, output: Any, grad: bool) -> Any:
+        """Keep a copy of what the layer returned; with `grad`, send another one on whose graph begins at the kept one."""
+        tensor = self.meant(output)
+        if tensor is None:
+            return None
         # A copy each way: an in-place operation after the layer, or on a tensor that the layer passed through, must not reach the leaf.
         self.leaf = tensor.detach().clone()
         if not grad:
@@ -100,6 +107,26 @@ def tapped(layer: str, module: nn.Module, *, call: int | None = None, grad: bool
     try:
         with _hooked({layer: module}, lambda _name, output: tap.take(output, grad)):
             yield tap
+    finally:
+        tap.leaf = None
+
+
+@contextlib.contextmanager
+def replaced(layer: str, module: nn.Module, by: Callable[[Tensor], Tensor], *, call: int | None = None) -> Iterator[None]:
+    """Send `by(tensor)`, with its graph, on in place of the tensor that `module` returns; the forward must come by."""
+    tap = Tap(layer, call, isinstance(module, torch.jit.ScriptModule))
+
+    def put(_name: str, output: Any) -> Any:
+        tensor = tap.meant(output)
+        if tensor is None:
+            return None
+        tap.leaf = tensor.detach()
+        return _with_first(output, by(tensor))
+
+    try:
+        with _hooked({layer: module}, put):
+            yield
+        tap.tensor()
     finally:
         tap.leaf = None
 

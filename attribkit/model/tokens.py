@@ -6,6 +6,7 @@ import dataclasses
 import math
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 PREFIXES = range(9)  # class, distillation and register tokens that may stand before the patch tokens
@@ -24,13 +25,32 @@ class Layout:
         """How many channels the output has."""
         return output.shape[{"channels_first": 1, "channels_last": 3, "tokens": 2}[self.kind]]
 
-    def to_grid(self, output: Tensor) -> Tensor:
-        """The output as (B, C, h, w); a view where possible."""
+    @property
+    def rows(self) -> int:
+        """The rows of the whole grid: those of the image, and below them as many as the tokens that stand before the patches fill."""
+        return self.height - (-self.prefix // self.width)
+
+    def to_grid(self, output: Tensor, *, whole: bool = False) -> Tensor:
+        """The output as (B, C, h, w), a view where possible; `whole` with what stands before the patches: (B, C, rows, w)."""
         if self.kind == "channels_first":
             return output
         if self.kind == "channels_last":
             return output.permute(0, 3, 1, 2)
-        return output[:, self.prefix :].transpose(1, 2).reshape(len(output), -1, self.height, self.width)
+        patches = output[:, self.prefix :].transpose(1, 2)
+        if not whole or not self.prefix:
+            return patches.reshape(len(output), -1, self.height, self.width)
+        before = output[:, : self.prefix].transpose(1, 2)
+        empty = before.new_zeros(*before.shape[:2], (self.rows - self.height) * self.width - self.prefix)
+        return torch.cat((patches, before, empty), 2).reshape(len(output), -1, self.rows, self.width)
+
+    def from_grid(self, grid: Tensor) -> Tensor:
+        """The output whose whole grid (B, C, rows, w) this is."""
+        if self.kind == "channels_first":
+            return grid
+        if self.kind == "channels_last":
+            return grid.permute(0, 2, 3, 1).contiguous()
+        cells, patches = grid.flatten(2).transpose(1, 2), self.height * self.width
+        return torch.cat((cells[:, patches : patches + self.prefix], cells[:, :patches]), 1).contiguous()
 
 
 def layout(shape: tuple[int, ...], image: tuple[int, int], patch: tuple[int, int] | None = None) -> Layout | None:
