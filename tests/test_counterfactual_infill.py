@@ -72,8 +72,7 @@ def by_autograd(settings: CounterfactualInfill, module: nn.Module, image: Tensor
         first = keys(image.unsqueeze(0), settings.seed) + step * settings.samples
         noise = uniform(first + torch.arange(settings.samples), height * width).to(image.dtype).view(-1, 1, height, width)
         drop = F.interpolate(phi.sigmoid(), size=(height, width), mode="bilinear", align_corners=False)
-        mirrored = 1 - noise.clamp_min(2.0**-25)
-        soft = 1 - ((drop.logit() + mirrored.logit()) / settings.temperature).sigmoid()
+        soft = 1 - ((drop.logit() + (1 - noise).logit()) / settings.temperature).sigmoid()
         with torch.no_grad():
             filling = removal(copies, soft.round().bool().squeeze(1))
         logits = module(soft * copies + (1 - soft) * filling)
@@ -178,7 +177,7 @@ def test_a_rough_mask_costs():
     assert smooth.diff(dim=1).square().sum() < 0.2 * rough.diff(dim=1).square().sum()
 
 
-EARLY = CounterfactualInfill(steps=120, samples=2, learning_rate=0.2, ramp=5, tolerance=0.05, removal=Constant(), cell=6)
+EARLY = CounterfactualInfill(steps=70, samples=2, learning_rate=0.2, ramp=5, tolerance=0.05, removal=Constant(), cell=6)
 
 
 def early_batch() -> Batch:
@@ -191,7 +190,7 @@ def test_images_together_are_as_one_by_one_also_when_they_end_early():
     model, batch = adapted(module), early_batch()
     together = EARLY(model, batch)
     steps = together.extras["steps"].tolist()
-    assert len(set(steps)) > 1 and min(steps) < EARLY.steps and all(each % 20 == 0 for each in steps), steps
+    assert len(set(steps)) > 1 and all(each in (40, 60) for each in steps), steps
     assert max(module.rows) == 8
     # Who has ended costs nothing more: T x S passes each, and one for what the counterfactual scores.
     assert sum(module.rows) == sum(steps) * EARLY.samples + len(batch)
@@ -202,13 +201,13 @@ def test_images_together_are_as_one_by_one_also_when_they_end_early():
         torch.testing.assert_close(alone.extras["counterfactual"], together.extras["counterfactual"][i : i + 1], rtol=0, atol=0)
 
 
-def test_a_mask_that_ended_early_is_the_one_of_that_step():
-    """With a rate that falls by the step, a run cut short is not a shorter run: only `tolerance` can end it."""
+def test_who_ends_early_changes_nothing_for_who_goes_on():
     model, batch = adapted(GapCNN()), early_batch()
-    ended = EARLY(model, batch)
+    ended = dataclasses.replace(EARLY, tolerance=0.01)(model, batch)
     every = dataclasses.replace(EARLY, tolerance=0)(model, batch)
     assert (every.extras["steps"] == EARLY.steps).all()
     late = ended.extras["steps"] == EARLY.steps
+    assert late.any() and not late.all()
     torch.testing.assert_close(ended.maps[late], every.maps[late], rtol=1e-4, atol=1e-5)
     assert (ended.maps[~late] - every.maps[~late]).abs().amax() > 1e-3
 
@@ -251,7 +250,7 @@ def test_the_counterfactual_is_what_the_map_says_and_scores_what_is_reported(obj
 def test_a_logit_is_explained_by_its_log_odds_and_another_scalar_as_it_is():
     model, images = adapted(Smooth(), size=SIZE), torch.randn(2, 3, *SIZE)
     maps = {
-        kind: CounterfactualInfill(steps=5, samples=3, area_weight=0.01, ramp=1)(model, batch_of(images, 1, 2, kind=kind)).maps
+        kind: CounterfactualInfill(steps=5, samples=3, learning_rate=0.5, area_weight=0.0)(model, batch_of(images, 1, 2, kind=kind)).maps
         for kind in ("logit", "log_odds", "probability", "evidence")
     }
     torch.testing.assert_close(maps["logit"], maps["log_odds"], rtol=0, atol=0)
@@ -307,17 +306,15 @@ def test_every_step_is_reported():
 
 def test_it_finds_the_object_of_a_planted_scene():
     model = ak.load_model("planted/shortcut-50")
-    _, batch = next(iter(ak.problems.Planted(model, count=4, strength=50)))
-    settings = CounterfactualInfill("both", Blur(0.1), steps=40, samples=4, learning_rate=0.2, area_weight=1e-3)
-    result = settings(model, batch)
+    _, batch = next(iter(ak.problems.Planted(model, count=2, strength=50)))
+    result = CounterfactualInfill("both", Blur(0.1), steps=15, samples=2, learning_rate=0.5, ramp=3)(model, batch)
     inside, outside = (batch.region(name) for name in ("object", "background"))
     for name in ("map_ssr", "map_sdr"):
-        maps = result.extras[name]
-        means = [(maps * region).sum((1, 2)) / region.sum((1, 2)) for region in (inside, outside)]
-        assert (means[0] > means[1] + 0.05).all(), (name, means)
+        means = [(result.extras[name] * region).sum((1, 2)) / region.sum((1, 2)) for region in (inside, outside)]
+        assert (means[0] > means[1] + 0.2).all(), (name, means)
     # What is kept keeps the class; what goes takes it along.
     assert (result.extras["counterfactual_score_ssr"] > 0).all()
-    assert (result.extras["counterfactual_score_sdr"] < result.extras["counterfactual_score_ssr"]).all()
+    assert (result.extras["counterfactual_score_sdr"] < 0).all()
 
 
 def test_settings_say_what_is_allowed():
@@ -342,6 +339,13 @@ def test_a_removal_that_fills_nothing_in_is_refused():
         CounterfactualInfill(removal=Answering())
 
 
+def test_chances_next_to_0_and_1_stay_finite():
+    model, batch = adapted(Smooth(), size=SIZE), batch_of(torch.randn(1, 3, *SIZE), 0)
+    maps = CounterfactualInfill(steps=6, samples=2, learning_rate=100.0)(model, batch).maps
+    assert torch.isfinite(maps).all() and 0.49 < maps.abs().amax() < 0.5
+
+
 def test_a_large_cell_is_one_chance_for_the_whole_image():
     maps = CounterfactualInfill(steps=3, samples=2, cell=100)(adapted(shaken(GapCNN())), batch_of(torch.randn(1, 3, 24, 40), 0)).maps
-    assert maps.shape == (1, 24, 40) and maps.amax() == maps.amin() != 0
+    torch.testing.assert_close(maps, maps.mean().expand(1, 24, 40))
+    assert maps.abs().amin() > 1e-4

@@ -153,10 +153,10 @@ def test_push_pull_halves_and_interpolates(model):
 
 # What holds for every in-fill that takes means of what is kept -------------------------------------------------------------------------
 
-MEANS = [LocalMean(), PushPull(), Harmonic(), NoisyLinear(noise=0)]
+MEANS = [LocalMean(), PushPull(), Harmonic(), NoisyLinear(noise=0), Harmonic(tolerance=0.03)]
 
 
-@pytest.mark.parametrize("removal", MEANS, ids=lambda removal: removal.name)
+@pytest.mark.parametrize("removal", MEANS, ids=repr)
 @pytest.mark.parametrize("share", [0.002, 0.1, 0.7])
 def test_means_stay_between_what_is_kept(model, removal, share):
     images = torch.randn(3, 3, 45, 70)
@@ -166,11 +166,12 @@ def test_means_stay_between_what_is_kept(model, removal, share):
         keep = keep | (made == 0).all(1)
     for image, own, kept in zip(images, made, keep, strict=True):
         low, high = (end.view(3, 1, 1) for end in (image[:, kept].amin(1), image[:, kept].amax(1)))
-        assert ((own >= low - 1e-6) & (own <= high + 1e-6)).all()
+        slack = 1e-6 if isinstance(removal, LocalMean | PushPull) else 0  # sums that are rounded; solutions are cut
+        assert ((own >= low - slack) & (own <= high + slack)).all()
         assert (own[:, ~kept].std(1) > 0.01).all()
 
 
-@pytest.mark.parametrize("removal", MEANS, ids=lambda removal: removal.name)
+@pytest.mark.parametrize("removal", MEANS, ids=repr)
 def test_a_constant_image_stays_constant(model, removal):
     images = torch.tensor([0.3, -1.7, 2.2], dtype=torch.float64).view(1, 3, 1, 1).expand(2, 3, 20, 31)
     keep = torch.rand(2, 20, 31) < 0.3
@@ -241,10 +242,18 @@ def test_the_system_is_solved_as_a_direct_solver_does(model, name, size):
 
 @pytest.mark.parametrize("name", SOLVED)
 def test_large_gaps_of_a_whole_picture_are_solved_to_a_thousandth(model, name):
-    keep = torch.stack([torch.rand(224, 224) < 0.05, centre(224, 224, 28)[0]])
-    images = torch.randn(2, 3, 224, 224)
+    keep = torch.stack([torch.rand(224, 224) < 0.05, centre(224, 224, 28)[0], torch.zeros(224, 224, dtype=torch.bool)])
+    keep[2, [5, 200], [7, 190]] = True
+    images = torch.randn(3, 3, 224, 224) + 10  # two pixels alone, of ten and a bit: no digit to lose
     expected = torch.stack([direct(name, *each) for each in zip(images, keep, strict=True)])
     torch.testing.assert_close(filled(SOLVED[name](), model, images, keep).double(), expected, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", SOLVED)
+def test_the_tolerance_is_a_share_of_the_range(model, name):
+    images, keep = torch.randn(1, 3, 40, 50), torch.rand(1, 40, 50) < 0.1
+    rough = SOLVED[name](tolerance=1e-3)
+    torch.testing.assert_close(filled(rough, model, 1024 * images, keep), 1024 * filled(rough, model, images, keep), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", SOLVED)

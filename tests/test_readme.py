@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from attribkit import METHODS, cli
+from attribkit import METHODS, REMOVALS, cli
+from attribkit.methods import Method, method
 from attribkit.model.planted import PLANTED
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
@@ -19,15 +20,23 @@ def blocks(language: str) -> list[str]:
 
 def test_python_examples_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for block in blocks("python"):
-        names: dict = {}
+    explained, removed = ({} for _ in range(2))
+    for block, names in zip(blocks("python"), (explained, removed), strict=True):
         exec(compile(block, "README.md", "exec"), names)
-        assert names["maps"].maps.shape[0] == 8 and (tmp_path / "maps.safetensors").is_file()
-        assert names["ig"].extras["relative_delta"].shape == (8,)
+    assert explained["maps"].maps.shape[0] == 8 and (tmp_path / "maps.safetensors").is_file()
+    assert explained["ig"].extras["relative_delta"].shape == (8,)
+    assert removed["logits"].shape == (8, 2) and removed["seen"].shape == removed["batch"].images.shape
 
 
-def test_every_method_and_planted_model_is_listed():
-    assert all(f"`{name}`" in README for name in METHODS)
+def test_methods_on_command_lines_can_be_read():
+    texts = re.findall(r"--method (\w+|\"[^\"]*\")", " ".join(blocks("bash")))
+    assert len(texts) >= 7
+    for text in texts:
+        assert isinstance(method(text.strip('"')), Method)
+
+
+def test_every_method_removal_and_planted_model_is_listed():
+    assert all(f"`{name}`" in README for name in [*METHODS, *REMOVALS])
     assert all(f"`{name}`" in README for name in PLANTED)
 
 

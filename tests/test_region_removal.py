@@ -11,8 +11,9 @@ from test_perturbation import REMOVALS, batch_of, drawn, linear, shown
 from torch import nn
 
 from attribkit import Targets
-from attribkit.methods import RegionRemoval
+from attribkit.methods import LayerMasking, RegionRemoval
 from attribkit.removals import Constant
+from attribkit.removals.layer_masking import LayerMask
 from attribkit.segments import Segmenter, Squares
 
 
@@ -143,3 +144,17 @@ def test_a_pictures_segments_are_those_of_its_pixels():
     images = drawn(2).float()
     RegionRemoval(Constant(), Seeing()).explained(adapted(GapCNN()), images, Targets(torch.tensor([1, 3])))
     torch.testing.assert_close(SEEN[0], (images * 0.5 + 0.5).clamp(0, 1))
+
+
+def test_layer_masking_is_region_removal_by_layer_masking():
+    model = adapted(GapCNN().double())
+    images, targets = drawn(2), Targets(torch.tensor([1, 3]))
+    masking = LayerMask(residual="union")
+    maps = LayerMasking(Squares(12), masking).explained(model, images, targets).maps
+    same = RegionRemoval(masking, Squares(12)).explained(model, images, targets).maps
+    torch.testing.assert_close(maps, same, rtol=0, atol=0)
+    keep = torch.ones(2, *SIZE)
+    keep[:, 12:, 24:36] = 0
+    expected = model.score(images, targets) - targets.of(masking(model, images, keep))
+    torch.testing.assert_close(maps[:, 15, 30], expected, rtol=1e-10, atol=1e-12)
+    assert (maps.flatten(1).unique(dim=1).shape[1]) == 2 * 4  # the last squares across are cut

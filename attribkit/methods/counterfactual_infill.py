@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 _WINDOW = 20  # steps in a row over which a mask that has settled keeps its area; the host looks once in each
 _FARTHEST = 15.0  # of a keep logit from 0: beyond, float32 has no probability that is neither 0 nor 1
-_FINEST = 2.0**-25  # half the distance between random numbers: what stands for 0, which has no logit
 _DECAY = (0.9, 0.999)  # Adam's own numbers (Kingma, Ba, ICLR 2015)
 _EPSILON = 1e-8
 
@@ -235,7 +234,7 @@ def relaxed(odds: Tensor, noise: Tensor, temperature: float) -> Tensor:
 
     A sample is above 0.5 with exactly the probability that the log-odds mean, at any temperature.
     """
-    return ((odds + noise.clamp_min(_FINEST).logit()) / temperature).sigmoid()
+    return ((odds + noise.logit()) / temperature).sigmoid()
 
 
 def blended(images: Tensor, soft: Tensor, filling: Tensor) -> Tensor:
