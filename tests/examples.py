@@ -1,4 +1,4 @@
-"""One object of each registered class, quick enough to be tested with every network: as made without settings, with few samples."""
+"""An object of each registered class that is quick enough for every network: as made without settings, with few samples and squares."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from attribkit.registry import Settings
+from attribkit.segments import Segmenter, Squares
 
 # The number of samples, steps and the like need not be large to test what is common to all methods.
 FEW = {"steps": 6, "samples": 8}
@@ -16,7 +17,9 @@ def small(made: Any) -> Any:
     changed = {}
     for field in dataclasses.fields(made):
         value = getattr(made, field.name)
-        if isinstance(value, Settings):
+        if isinstance(value, Segmenter):
+            changed[field.name] = Squares(8)
+        elif isinstance(value, Settings):
             changed[field.name] = small(value)
         elif field.name in FEW and isinstance(value, int):
             changed[field.name] = min(value, FEW[field.name])

@@ -127,7 +127,7 @@ def test_a_method_is_there_because_its_file_is_imported(folder: str) -> None:
     entering = [
         path
         for path in (PACKAGE / folder).glob("*.py")
-        if re.search(r"\(Method\)|\(Metric\)|\((Removal|InFill|Fill)\):\s|PROBLEMS\.add", code(path))
+        if re.search(r"\(Method\)|\(Wrapper\)|\(Metric\)|\((Removal|InFill|Fill)\):\s|PROBLEMS\.add", code(path))
     ]
     imported = {target for target, _ in imports(PACKAGE / folder / "__init__.py")}
     if folder == "methods":
@@ -152,6 +152,7 @@ ROOMS: dict[str, tuple[str, dict[str, str]]] = {
             "model/adapter.py": "its room",
             "model/taps.py": "on the leaf it made, not on a weight",
             "model/families.py": "on the probe it made, not on a weight",
+            "model/replica.py": "on copies of images and of what a layer returned, not on a weight",
         },
     ),
     "switches gradients": (
@@ -200,7 +201,10 @@ ROOMS: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "draws from or seeds the global generators": (
         r"torch\.manual_seed|torch\.seed\(|random\.seed|np\.random\.(?!Generator|default_rng|SeedSequence|PCG64|Philox)\w+|\brandom\.(?!fork_rng)\w+\(",
-        {"model/zoo.py": "random weights from a seed, inside fork_rng: modules draw them from the global generator alone"},
+        {
+            "model/zoo.py": "random weights from a seed, inside fork_rng: modules draw them from the global generator alone",
+            "methods/foreign.py": "other libraries draw from the global generators alone; they are seeded for each image, and given back",
+        },
     ),
     "catches everything": (
         r"except Exception|except BaseException|except:",

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from attribkit import Attribution, cli
 from attribkit.methods import METHODS
-from attribkit.methods.base import method
+from attribkit.methods.base import method as made
 from attribkit.removals import REMOVALS
 from attribkit.report.demo import TOUR
 from attribkit.segments import SEGMENTERS
@@ -321,7 +321,7 @@ def test_demo_explains_two_models_by_the_methods_of_its_tour(tmp_path, capsys):
     run("demo", "--out", tmp_path / "demo", "--count", 2, "--json")
     done = json.loads(capsys.readouterr().out)
     assert "planted/shortcut-95 is right on" in done["verdict"]
-    names = {method(text).name for text in TOUR} | {"counterfactual_infill.counterfactual"}
+    names = {made(text).name for text in TOUR} | {"counterfactual_infill.counterfactual"}
     for model in ("planted-shortcut-95", "planted-shortcut-50"):
         assert {path.name for path in (tmp_path / "demo" / model).iterdir()} == {*names, "maps", "compare.png"}
     assert len(list((tmp_path / "demo" / "images").glob("*.png"))) == 2

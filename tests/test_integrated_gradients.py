@@ -81,7 +81,9 @@ def test_sum_of_squares_gives_squares_and_a_product_is_shared_evenly(steps):
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("baseline", ["zero", "black", "white", "blur", "noise", ("black", "white"), ("blur", "noise", "zero")])
+@pytest.mark.parametrize(
+    "baseline", ["zero", "black", "white", "min", "max", "blur", "noise", ("black", "white"), ("blur", "noise", "zero")]
+)
 def test_a_linear_model_is_complete_for_every_rule_and_baseline(rule, baseline):
     module = LinearModel().double()
     images = torch.randn(2, 3, *SIZE, dtype=torch.float64)
@@ -109,6 +111,27 @@ def test_several_baselines_give_the_mean_of_their_maps():
     each = [explained(module, images, IntegratedGradients(steps=3, baseline=kind)).maps for kind in ("black", "blur")]
     both = explained(module, images, IntegratedGradients(steps=3, baseline=("black", "blur"))).maps
     torch.testing.assert_close(both, (each[0] + each[1]) / 2, rtol=1e-12, atol=1e-14)
+
+
+def test_the_largest_channel_is_taken_of_the_mean_over_baselines_and_the_delta_is_that_of_all():
+    # For a linear model the values are weight * (x - b), and their mean over baselines that at the mean baseline. The largest of a sum is
+    # not the sum of the largest, so the order of the two shows.
+    module = LinearModel().double()
+    images = torch.randn(2, 3, *SIZE, dtype=torch.float64)
+    weight = module.head.weight[0].detach().view(1, 3, *SIZE)
+    low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
+    method = IntegratedGradients(steps=1, baseline=("min", "max"), channels="max")
+    result = explained(module, images, method)
+    torch.testing.assert_close(result.maps, (weight * (images - (low + high) / 2)).amax(1), rtol=1e-10, atol=1e-14)
+    assert (result.maps < 0).any()
+    each = [(weight * (images - end)).amax(1) for end in (low, high)]
+    assert (result.maps - (each[0] + each[1]) / 2).abs().amax() > 1e-3
+    assert result.extras["convergence_delta"].abs().amax() < 1e-12
+    # And on a network, where the delta is not zero, it is the same whatever the channels.
+    vit = TinyViT().double()
+    deltas = [explained(vit, images, IntegratedGradients(steps=1, channels=kind)).extras["convergence_delta"] for kind in ("sum", "max")]
+    assert deltas[0].abs().amin() > 1e-6
+    torch.testing.assert_close(deltas[0], deltas[1], rtol=0, atol=0)
 
 
 def test_completeness_tightens_with_steps_on_a_network():
@@ -230,6 +253,7 @@ def test_a_blurred_constant_stays_and_an_edge_becomes_half():
         ({"steps": 2.5}, "got 2.5, allowed: an int"),
         ({"baseline": "puce"}, "got 'puce', allowed: .*'black'"),
         ({"baseline": ()}, "at least one baseline"),
+        ({"channels": "mean"}, "allowed: 'sum' or 'max'"),
         ({"rule": "simpson"}, "allowed: 'gauss_legendre' or 'midpoint' or 'trapezoid'"),
         ({"rule": "trapezoid", "steps": 1}, "at least 2 for the trapezoid"),
     ],

@@ -272,6 +272,16 @@ def test_a_coarse_map_is_brought_to_the_size_of_the_image():
     torch.testing.assert_close(whole.maps, large.mean((1, 2), keepdim=True).expand_as(large), rtol=1e-10, atol=1e-15)
 
 
+def test_the_segmenter_is_shown_pixels_and_not_what_the_model_is():
+    seen = []
+    model = adapted(GapCNN(), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
+    images = torch.randn(2, 3, *SIZE)
+    segmenter = Labels(lambda picture: seen.append(picture) or np.zeros(SIZE, int))
+    XRAI(Gradient(), segmenter).explained(model, images, Targets(torch.tensor([0, 1])))
+    expected = (images * torch.tensor([0.2, 0.3, 0.4]).view(3, 1, 1) + torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1)).clamp(0, 1)
+    torch.testing.assert_close(torch.from_numpy(np.stack(seen)), expected.permute(0, 2, 3, 1), rtol=1e-6, atol=1e-7)
+
+
 def test_what_is_needed_is_what_the_inner_method_needs():
     assert XRAI().needs == {"gradients"} and XRAI(method=GradCAM()).needs == GradCAM.needs
     assert XRAI(method="random_map").needs == frozenset()

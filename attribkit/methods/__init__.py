@@ -21,7 +21,6 @@ from .perturbation import RISE as RISE
 from .perturbation import Occlusion as Occlusion
 from .pytorch_grad_cam import PytorchGradCAM as PytorchGradCAM
 from .region_removal import LayerMasking as LayerMasking
-from .pytorch_grad_cam import PytorchGradCAM as PytorchGradCAM
 from .region_removal import RegionRemoval as RegionRemoval
 from .wrappers import AtLayer as AtLayer
 from .wrappers import GaussianSmooth as GaussianSmooth

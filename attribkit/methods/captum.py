@@ -21,15 +21,16 @@ from ..registry import AtLeast
 from ..removals.fill import FILLS, fill
 from ..segments import Segmenter, Squares
 from .base import Method
-from .foreign import Options, as_options, parameters, seeded, sorted_out, understood
+from .foreign import Options, as_options, named, parameters, seeded, sorted_out, understood
 
 if TYPE_CHECKING:
     from ..model.adapter import VisionModel
 
 # What is not for an option to say: the adapter does, or it is a function, or it prints.
-_GIVEN = frozenset(
-    "inputs target additional_forward_args forward_func model layer device_ids attribution_method feature_mask layer_mask perm_func"
-    " similarity_func perturb_func custom_attribution_func grad_kwargs show_progress verbose return_input_shape".split()
+_GIVEN = (
+    *("inputs", "target", "additional_forward_args", "forward_func", "model", "layer", "device_ids", "attribution_method"),
+    *("feature_mask", "layer_mask", "perm_func", "similarity_func", "perturb_func", "custom_attribution_func", "grad_kwargs"),
+    *("show_progress", "verbose", "return_input_shape"),
 )
 _FORWARDS_ALONE = ("Occlusion", "Ablation", "Permutation", "ShapleyValue", "Lime", "KernelShap", "LayerActivation")
 _AT_A_LAYER = ("Layer", "Neuron", "GuidedGradCam", "InternalInfluence")
@@ -75,7 +76,7 @@ class Captum(Method):
     @property
     def needs(self) -> frozenset[str]:  # type: ignore[override]  # the base has it for the class; here it depends on the settings
         """What the named attribution asks of a model."""
-        within = str(dict(self.options).get("attribution_method", "Saliency")) if self.method == "NoiseTunnel" else self.method
+        within = str(named(self.options).get("attribution_method", "Saliency")) if self.method == "NoiseTunnel" else self.method
         asks = "logits" if any(word in within for word in _FORWARDS_ALONE) else "gradients"
         return frozenset({asks, "spatial_layer"} if within.startswith(_AT_A_LAYER) else {asks})
 
@@ -110,7 +111,7 @@ class Captum(Method):
             found = replica.as_grid(layer, found, images)
         deltas = [delta.detach().view(len(images), -1).mean(1) for delta in deltas]
         self._check(call, model, found, deltas)
-        return (_folded(found.detach(), self.channels), *deltas)
+        return (_folded(found.detach().to(images.dtype), self.channels), *deltas)
 
     def _check(self, call: _Call, model: VisionModel, found: Tensor, deltas: list[Tensor]) -> None:
         """Refuse what Captum returns without a word although it is not what was asked for."""
@@ -119,9 +120,9 @@ class Captum(Method):
             raise Unsupported(f"captum's {self.method} gives {what} on {model.name}")
         if call.adds_up and bool((deltas[0].abs() > 1e-3 * found.abs().sum((1, 2, 3))).any()):
             raise Unsupported(
-                f"captum's {self.method} does not add up to the score's difference on {model.name}, some of whose operations it does not know"
-                " (functions such as F.relu, products, norms, attention, probabilities); allowed: the logit of a network whose"
-                " activations are modules, or the option return_convergence_delta=True, which takes the map as it is"
+                f"captum's {self.method} does not add up to the score's difference on {model.name}, some of whose operations it"
+                " does not know (functions such as F.relu, products, norms, attention, probabilities); allowed: the logit of a network"
+                " whose activations are modules, or the option return_convergence_delta=True, which takes the map as it is"
             )
 
 
@@ -136,7 +137,7 @@ class _Call:
     """Which class of Captum is meant, how it is made and what it is told, found before there is a model."""
 
     def __init__(self, settings: Captum) -> None:
-        options, self.name = dict(settings.options), settings.method
+        options, self.name = named(settings.options), settings.method
         self.outer = _named(self.name)
         tunnel = "attribution_method" in inspect.signature(self.outer).parameters
         self.inner = _named(str(options.pop("attribution_method", "Saliency"))) if tunnel else self.outer
@@ -148,10 +149,11 @@ class _Call:
         self.raw = "LRP" in self.name or any(self.asked.get(name) for name in _OF_INPUT)
         told = {"return_convergence_delta", "multiply_by_inputs"}
         self.adds_up = "DeepLift" in self.name and told <= {*making, *self.known} and not told & {*options}
-        self.rows = 2 if "DeepLift" in self.name else 1  # of an image: it and its baseline run together
+        # Rows of an image that run together: it and its baseline, or two steps between which differences are taken.
+        self.rows = 2 if any(word in self.name for word in ("DeepLift", "Conductance")) else 1
         self.alone = tunnel or "stdevs" in self.known or self._is_distribution or self._perturbs
         if "neuron_selector" in self.known and "neuron_selector" not in self.asked:
-            raise BadInput(f"Captum: {self.name} needs to know which neuron; allowed: options={{'neuron_selector': (channel, row, column)}}")
+            raise BadInput(f"Captum: {self.name} needs the option neuron_selector, allowed: (channel, row, column) of the layer's grid")
         if "baselines" in self.asked:
             self._check_fills(self.asked["baselines"])
 
@@ -205,7 +207,7 @@ class _Call:
         if "perturbations_per_eval" in self.known:
             found["perturbations_per_eval"] = model.max_rows if "Permutation" not in self.name else max(1, model.max_rows // 2)
         if "internal_batch_size" in self.known:
-            found["internal_batch_size"] = max(model.max_rows, 2 * len(images))
+            found["internal_batch_size"] = max(model.max_rows, self.rows * len(images))
         if "sliding_window_shapes" in self.known:
             found["sliding_window_shapes"] = (images.shape[1], min(16, height), min(16, width))
             if "sliding_window_shapes" not in self.asked:
@@ -217,6 +219,8 @@ class _Call:
             found["layer_mask"] = torch.arange(grid.numel(), device=images.device).view(1, 1, *grid)
         if self.adds_up:
             found["return_convergence_delta"] = True
+        if self._is_distribution and self.inner is not self.outer:
+            found["draw_baseline_from_distrib"] = True
         return {**found, **self.asked, **self._baselines(model, images, settings.seed)}
 
     def _features(self, model: VisionModel, images: Tensor, settings: Captum) -> Tensor:
@@ -230,7 +234,8 @@ class _Call:
                 f"captum's ShapleyValues goes through every order of the regions, {len(values)} here; allowed: at most {_MOST_REGIONS}"
                 " (segmenter=Squares(side=...)), or ShapleyValueSampling"
             )
-        return mask.view_as(labels)
+        numbers: Tensor = mask.reshape(labels.shape)
+        return numbers
 
     def _baselines(self, model: VisionModel, images: Tensor, seed: int) -> dict[str, Any]:
         given = self.asked.get("baselines")

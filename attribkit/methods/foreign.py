@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import AttribkitError, BadInput, UnknownName, Unsupported
 from ..noise import keys
+from ..registry import short
 
 Value = str | int | float | bool | None | tuple[object, ...]
 Options = tuple[tuple[Value, ...], ...]
@@ -53,6 +54,11 @@ def as_options(given: Any, what: str) -> Any:
     return tuple(sorted(pairs, key=lambda pair: pair[0]))
 
 
+def named(options: Options) -> dict[str, Any]:
+    """Options by name."""
+    return {str(name): value for name, value in options}
+
+
 def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
 
@@ -78,8 +84,10 @@ def sorted_out(options: dict[str, Any], what: str, *places: Iterable[str]) -> li
 
 @contextlib.contextmanager
 def seeded(image: Tensor, seed: int) -> Iterator[None]:
-    """The global generators begin with the image (1, 3, H, W) and `seed`: libraries draw from them; NumPy's are given back, torch's
-    by `studied`."""
+    """The global generators, which libraries draw from, begin with the image (1, 3, H, W) and `seed`.
+
+    NumPy's is given back as it was; torch's `studied` gives back.
+    """
     number = int(keys(image, seed)) % 2**32
     before = np.random.get_state()
     try:
@@ -104,7 +112,7 @@ def understood(library: str, method: str, model: str) -> Iterator[None]:
         except _FAILURES as error:
             if isinstance(error, AttribkitError) or not _is_of(library, error):
                 raise
-            reason = " ".join(str(error).split()) or "no reason given"
+            reason = short(" ".join(str(error).split()), 300) or "no reason given"  # of some a tensor is part
             raise Unsupported(f"{library}'s {method} fails on {model}: {type(error).__name__}: {reason}") from error
 
 

@@ -21,19 +21,22 @@ from ..model.answer import checked
 from ..model.replica import Replica
 from ..registry import AtLeast
 from .base import Method
-from .foreign import Options, as_options, parameters, seeded, sorted_out, understood
+from .foreign import Options, as_options, named, parameters, seeded, sorted_out, understood
 
 if TYPE_CHECKING:
     from ..model.adapter import VisionModel
 
-_GIVEN = frozenset(
-    "model target_layers reshape_transform ablation_layer compute_input_gradient uses_gradients tta_transforms detach input_tensor targets"
-    " target_idx base_method kwargs".split()
+_GIVEN = (
+    *("model", "target_layers", "reshape_transform", "ablation_layer", "compute_input_gradient", "uses_gradients", "tta_transforms"),
+    *("detach", "input_tensor", "targets", "target_idx", "base_method"),
 )
 _FORWARDS_ALONE = frozenset({"AblationCAM", "EigenCAM", "FEM", "KPCA_CAM", "ScoreCAM"})
 # Those whose code treats each image of a batch by itself and draws nothing.
 _TOGETHER = frozenset(
-    "GradCAM HiResCAM GradCAMPlusPlus XGradCAM LayerCAM GradCAMElementWise EigenCAM EigenGradCAM SegEigenCAM FEM FullGrad ShapleyCAM".split()
+    (
+        *("GradCAM", "HiResCAM", "GradCAMPlusPlus", "XGradCAM", "LayerCAM", "GradCAMElementWise", "ShapleyCAM", "FullGrad"),
+        *("EigenCAM", "EigenGradCAM", "SegEigenCAM", "FEM"),
+    )
 )
 
 
@@ -75,7 +78,7 @@ class PytorchGradCAM(Method):
 
     def _call(self) -> tuple[type[Any], dict[str, Any], dict[str, Any], tuple[str, ...]]:
         """The class, the options of its making and of its call, and the layers that an option names."""
-        options = dict(self.options)
+        options = named(self.options)
         cls = _named(self.method)
         layers = options.pop("target_layers", ())
         layers = (layers,) if isinstance(layers, str) else layers
@@ -161,7 +164,9 @@ def maps() -> dict[str, type[Any]]:
     import pytorch_grad_cam as library
 
     classes = {name: each for name, each in vars(library).items() if inspect.isclass(each)}
-    return {name: each for name, each in classes.items() if "target_layers" in inspect.signature(each).parameters and hasattr(each, "forward")}
+    return {
+        name: each for name, each in classes.items() if "target_layers" in inspect.signature(each).parameters and hasattr(each, "forward")
+    }
 
 
 def _named(name: str) -> type[Any]:

@@ -168,8 +168,7 @@ def _words(labels: Tensor) -> Tensor:
     region = flat + span * torch.arange(maps, device=labels.device).unsqueeze(1)
     region = torch.where(flat >= 0, region, maps * span).flatten(1)  # all that is in none has a place of its own, after all regions
     there = flat.new_zeros(len(labels), maps * span + 1).scatter_(1, region, 1)
-    there[:, -1] = 0
-    mask = (there.cumsum(1) - 1).clamp_min_(0).gather(1, region).view(flat.shape)
+    mask = (there.cumsum(1) - 1).gather(1, region).view(flat.shape)
     words = flat.new_zeros(len(labels), int(mask.amax()) // _BITS + 1, flat.shape[2])
     words.scatter_add_(1, mask // _BITS, (flat >= 0).to(torch.int64) << mask % _BITS)  # of different bits a sum is what any has
     return words.view(len(labels), -1, *labels.shape[2:])

@@ -14,7 +14,7 @@ from ..errors import BadInput, Unsupported
 from ..maps import resize
 from ..registry import AtLeast
 from ..segments import Felzenszwalb, Segmenter
-from .base import Method
+from .base import Method, Wrapper
 from .integrated_gradients import IntegratedGradients
 from .ranking import cover, ranked, selected, swept
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class XRAI(Method):
+class XRAI(Wrapper):
     """Regions of the image, each with the mean of another method's map, taken one by one for the largest mean of what is not yet covered.
 
     `method` gives the map and `segmenter` the regions, which overlap and are grown by a disk of `dilation` pixels. The "full" algorithm
@@ -48,11 +48,6 @@ class XRAI(Method):
         super().__post_init__()
         if self.area_threshold > 1:
             raise BadInput(f"XRAI(area_threshold=...): got {self.area_threshold}, allowed: a share of the image, from 0 to 1")
-
-    @property
-    def needs(self) -> frozenset[str]:  # type: ignore[override]  # the base has it for the class, a wrapper for the object
-        """What the inner method asks of a model."""
-        return self.method.needs
 
     def _maps(self, model: VisionModel, images: Tensor, targets: Targets) -> Explained:
         if images.shape[1] != 3:

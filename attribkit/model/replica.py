@@ -87,9 +87,7 @@ class Replica(nn.Module):
             output = plain(*args, **kwargs)
             self.calls[layer] += 1
             if call is None and self.calls[layer] > 1:
-                raise Unsupported(
-                    f"layer {name!r} is called more than once in a forward; say which call: '{name}:0', '{name}:1', ..."
-                )
+                raise Unsupported(f"layer {name!r} is called more than once in a forward; say which call: '{name}:0', '{name}:1', ...")
             return output if call is not None and self.calls[layer] != call + 1 else self._shown(name, output, place)
 
         module.forward = forward
@@ -99,12 +97,12 @@ class Replica(nn.Module):
         if not found:
             raise Unsupported(f"layer {name!r} returns {type(output).__name__}; allowed: a layer that returns a tensor")
         layout = self.twin._layout(name, found[0], self.now)
-        # A copy comes and a copy goes on: what is seen is nobody's view, and an operation in place after the layer must not reach it.
+        # A copy comes and another goes on: what is seen is nobody's view, and an operation in place after the layer must not reach it.
         grid = full_precision(layout.to_grid(found[0])).clone(memory_format=torch.contiguous_format)
         if torch.is_grad_enabled() and not grid.requires_grad:
             grid.requires_grad_()  # where the images have no gradient the graph begins here
-        seen = self.grids[place](grid)
-        return _with_first(output, _returned(layout, found[0], seen.clone().to(found[0].dtype)))
+        seen = self.grids[place](grid)  # and times 1, so that its gradient is a tensor of its own, too
+        return _with_first(output, _returned(layout, found[0], (seen * 1).to(found[0].dtype)))
 
 
 def leaf(images: Tensor, model: VisionModel) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import copy
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -32,11 +32,14 @@ class FromLayer(nn.Module):
         self.layer, _, call = layer.partition(":")
         self.call = int(call) if call else None
         self.grid, self.image, self.alone = grid, image, alone
+        self.seen: Tensor | None = None
 
     def forward(self, activations: Tensor) -> object:
         """What `module` returns from these activations on."""
         rows = 1 if self.alone else len(activations)
         blank = activations.new_zeros(rows, *self.image)
+        if self.seen is not None:
+            blank += self.seen
         output = self.grid.from_grid(activations)
 
         def instead(own: Tensor) -> Tensor:
@@ -49,6 +52,15 @@ class FromLayer(nn.Module):
 
         with replaced(self.layer, self.module.get_submodule(self.layer), instead, call=self.call):
             return self.module(blank)
+
+    @contextlib.contextmanager
+    def beside(self, image: Tensor) -> Iterator[None]:
+        """While it lasts this image (C, H, W) is in the place of the blank ones, which must make no difference."""
+        self.seen = image
+        try:
+            yield
+        finally:
+            self.seen = None
 
 
 class Rest(VisionModel):
@@ -102,23 +114,24 @@ def rest_of(model: VisionModel, layer: str, size: tuple[int, int], known: dict[t
 
 def _proven(model: VisionModel, layer: str, size: tuple[int, int]) -> Rest:
     """The rest of `model`, which gives two images' answers from their activations alone; else `Unsupported`."""
-    exact = copy.copy(model)
-    exact.precision = "float32"  # in bfloat16 a bypass of little influence would pass for rounding
-    images = torch.randn(3, model.channels, *size, generator=torch.Generator().manual_seed(0)).to(model.device)
-    images[2] = 0  # as the blank image, whose answer is what a bypass would draw towards
-    grid = _grid(exact, layer, images[:1])
-    activations = exact.activations(images[:2], layer, whole=True)
-    answers = exact.logits(images)
-    for alone in (True, False) if exact.max_rows > 1 else (False,):
+    *_, other = images = torch.randn(3, model.channels, *size, generator=torch.Generator().manual_seed(0)).to(model.device)
+    grid = _grid(model, layer, images[:2])
+    activations, answers = model.activations(images[:2], layer, whole=True), model.logits(images[:2])
+    rounding = max(1e-4, 8 * torch.finfo(torch.bfloat16 if model.precision == "bfloat16" else model._dtype(images)).eps)
+    for alone in (True, False) if model.max_rows > 1 else (False,):
         first = FromLayer(model.module, layer, grid=grid, image=(model.channels, *size), alone=alone)
+        rest = Rest(model, first, layer=layer, channels=activations.shape[1])
         try:
-            found = Rest(exact, first, layer=layer, channels=activations.shape[1]).logits(activations)
+            found = rest.logits(activations)
+            with first.beside(other):
+                past = rest.logits(activations)
         except _MISFITS:
             if not alone:
                 raise
             continue
-        if _is_same(found, answers, torch.finfo(model._dtype(images)).eps):
-            return Rest(model, first, layer=layer, channels=activations.shape[1])
+        # From the same activations the same operations give the same bits, in any precision, unless they see more than those.
+        if _near(past, found, 1e-6) and _near(found, answers, rounding):
+            return rest
     raise Unsupported(
         f"{model.name}: the answer depends on more than layer {layer!r}, as where a layer is inside a residual branch; "
         "allowed: a layer that nothing bypasses, such as the output of a whole block"
@@ -128,24 +141,33 @@ def _proven(model: VisionModel, layer: str, size: tuple[int, int]) -> Rest:
 def _grid(model: VisionModel, layer: str, images: Tensor) -> Layout:
     """How the layer's output lies over the images."""
     name, module, call = model._find(layer)
-    with tapped(name, module, call=call) as tap:
-        model.answer(images)
-        return model._layout(name, tap.tensor(), images)
+    grids: list[Layout] = []
+
+    def work(rows: slice) -> tuple[Tensor]:
+        with tapped(name, module, call=call) as tap:
+            logits = model.answer(images[rows])
+            grids.append(model._layout(name, tap.tensor(), images))
+        return (logits,)
+
+    model.in_rows(work, len(images))
+    return grids[0]
 
 
-def _is_same(found: Tensor, answers: Tensor, eps: float) -> bool:
-    """Whether the first of `answers`, with the last for scale, are `found` again but for rounding."""
-    if found.shape != answers[:-1].shape:
-        return False
-    influence = (answers[:-1] - answers[-1]).abs().amax()  # of all that the images are, by the layer or past it
-    return bool((found - answers[:-1]).abs().amax() <= 1e-3 * influence + 8 * eps * answers.abs().amax())
+def _near(found: Tensor, answers: Tensor, share: float) -> bool:
+    """Whether no logit is off by more than a share of the largest."""
+    return found.shape == answers.shape and bool((found - answers).abs().amax() <= share * answers.abs().amax())
+
+
+def _backwards(model: VisionModel) -> Iterator[str]:
+    """`model.layer`, and the spatial layers that return before it, the last of them first."""
+    yield model.layer
+    names = list(model.layers)
+    yield from reversed(names[: names.index(model.layer)] if model.layer in names else names)
 
 
 def last_cut(model: VisionModel) -> str:
     """The name of `model.layer`, or of the last spatial layer before it that nothing bypasses; else `Unsupported`."""
-    names = list(model.layers)
-    before = names[: names.index(model.layer)] if model.layer in names else names
-    for name in (model.layer, *reversed(before)):
+    for name in _backwards(model):
         with contextlib.suppress(Unsupported):
             model.at(name)
             return name
