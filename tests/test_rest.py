@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from models import SIZE, ChannelsLastCNN, FlattenedCNN, GapCNN, Hungry, InplaceCNN, Recorded, ResidualCNN, Reused, TinyViT, adapted
+from models import SIZE, ChannelsLastCNN, FlattenedCNN, GapCNN, InplaceCNN, Recorded, ResidualCNN, Reused, TinyViT, adapted
 from torch import nn
 
 from attribkit import BadInput, Targets, UnknownName, Unsupported
@@ -81,6 +81,16 @@ def test_a_model_that_counts_its_images_gets_as_many_blank_ones():
     assert set(module.rows) == {5}
 
 
+def test_a_model_whose_answer_depends_on_how_many_images_there_are_gets_as_many_blank_ones():
+    class Shared(GapCNN):
+        def forward(self, images):
+            return super().forward(images) / len(images)
+
+    model, images = adapted(Shared()), torch.randn(3, 3, *SIZE)
+    found = model.at("features").logits(model.activations(images, "features"))
+    torch.testing.assert_close(found, model.logits(images), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("network", "layer"), [(ResidualCNN, "layer2.1"), (ResidualCNN, "layer1"), (TinyViT, "blocks.1.norm1"), (TinyViT, "blocks.0.mlp")]
 )
@@ -105,8 +115,9 @@ class Hardly(nn.Module):
 
 def test_a_faint_bypass_is_one_too():
     module = Hardly()
-    with pytest.raises(Unsupported, match="more than layer 'cnn.features'"):
-        adapted(module).at("cnn.features")
+    for precision in ("float32", "bf16"):  # in which it is less than the logits are rounded by
+        with pytest.raises(Unsupported, match="more than layer 'cnn.features'"):
+            adapted(module, precision=precision).at("cnn.features")
     module.share = 0
     adapted(module).at("cnn.features")
 
@@ -140,9 +151,17 @@ def test_it_knows_what_the_model_is():
 
 
 def test_under_autocast_it_computes_in_the_layers_own_precision():
-    model = adapted(GapCNN(), precision="bf16")
+    class Rounding(nn.Module):  # steps that each round what a convolution returns in bfloat16
+        def __init__(self):
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 5)
+
+        def forward(self, images):
+            return self.head((self.conv(images) * 1.37 - 0.31).exp().mean((2, 3)))
+
+    model = adapted(Rounding(), precision="bf16")
     images = torch.randn(2, 3, *SIZE)
-    found = model.at("features.conv2").logits(model.activations(images, "features.conv2", whole=True))
+    found = model.at("conv").logits(model.activations(images, "conv", whole=True))
     torch.testing.assert_close(found, model.logits(images), rtol=0, atol=0)
     half = adapted(GapCNN().bfloat16())
     found = half.at("features.conv2").logits(half.activations(images, "features.conv2", whole=True))
@@ -178,7 +197,6 @@ def test_memory_that_runs_out_halves_the_rows():
     images = torch.randn(5, 3, *SIZE)
     torch.testing.assert_close(rest.logits(model.activations(images, "features")), model.logits(images), rtol=1e-5, atol=1e-6)
     assert rest.max_rows == 2
-    assert Hungry(GapCNN(), 2)(images[:2]).shape == (2, 5)
 
 
 @pytest.mark.parametrize(

@@ -21,3 +21,4 @@ from .infill import Harmonic as Harmonic
 from .infill import LocalMean as LocalMean
 from .infill import NoisyLinear as NoisyLinear
 from .infill import PushPull as PushPull
+from .layer_masking import LayerMask as LayerMask

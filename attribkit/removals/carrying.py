@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .layer_masking import LayerMask
 
 # What an operation gives, and the mask that it carries: None where nothing is missing; for several tensors, a list of masks.
-Result = tuple[Any, "Mask | None | list[Mask | None]"]
+Result = tuple[Any, "Mask | list[Mask | None] | None"]
 Rule = Callable[["Call"], Result]
 RULES: dict[str, Rule] = {}
 
@@ -26,12 +26,12 @@ RULES: dict[str, Rule] = {}
 _QUESTIONS = frozenset(
     "size dim ndimension numel nelement element_size stride storage_offset is_contiguous is_floating_point is_complex get_device type"
     " is_same_size is_set_to data_ptr untyped_storage len hash repr format str requires_grad _assert assert is_signed is_inference"
-    " is_pinned is_shared is_neg is_conj is_nonzero_storage".split()
+    " is_pinned is_shared is_neg is_conj".split()
 )
 # They take a tensor for its shape alone.
 _MODELS = frozenset(
-    f"{kind}_{of}" for kind in ("zeros", "ones", "empty", "full", "rand", "randn") for of in ("like",)
-) | frozenset(f"new_{kind}" for kind in ("zeros", "ones", "empty", "full", "tensor"))
+    "zeros_like ones_like empty_like full_like rand_like randn_like new_zeros new_ones new_empty new_full new_tensor".split()
+)
 _VIEWS_BY_NAME = frozenset(("T", "mT", "H", "mH", "data", "real"))
 
 
@@ -52,7 +52,7 @@ def named(func: Any) -> str:
         owner = str(getattr(func.__self__, "__name__", func.__self__))
         return owner if owner in _VIEWS_BY_NAME and name == "__get__" else f".{owner}" if name == "__get__" else f"{owner}="
     bare = name.strip("_")
-    if name.startswith("__") and bare not in RULES and bare[:1] in "ir" and bare[1:] in RULES:
+    if name.startswith("__") and bare not in RULES and bare[:1] in "ir" and bare[1:] in RULES and bare != "rmatmul":
         return bare[1:]
     return bare
 
@@ -85,27 +85,31 @@ class Call:
         """The mask that an argument carries; None where nothing of it is missing."""
         return self.run.masks.get(value) if isinstance(value, Tensor) else None
 
-    def mask_of_x(self) -> Mask:
-        """The mask of the first argument, where it is the only one that has any."""
+    def mask_of_x(self, *, alone: bool = True) -> Mask:
+        """The mask of the first argument, which must have one, and be the only one that has if it is `alone`."""
         mask = self.mask(self.x)
-        if mask is None or any(self.mask(each) is not None for each in tensors((self.args[1:], self.kwargs))):
-            raise self.refused("beside other arguments with holes")
+        if mask is None or (alone and any(self.mask(each) is not None for each in tensors((self.args[1:], self.kwargs)))):
+            raise self.refused("with holes in other arguments than the first")
         return mask
 
     def plain(self) -> Any:
         """What the operation gives as it was asked."""
         return self.func(*self.args, **self.kwargs)
 
-    def on(self, x: Any) -> Any:
+    def given(self, x: Any) -> Any:
         """What the operation gives for another first argument."""
         return self.func(x, *self.args[1:], **self.kwargs)
+
+    def zeroed(self, output: Tensor, mask: Mask, *, wild: bool = False) -> Tensor:
+        """As `masks.zeroed`, into the result itself where it is new, or where the network works in place."""
+        return zeroed(output, mask, wild=wild, inplace=not output.requires_grad or output is self.args[0])
 
     def refused(self, why: str = "") -> Unsupported:
         """That there is no rule for this, in words."""
         other = "" if self.policy.unknown == "remask" else "LayerMask(unknown='remask') where it works place by place, or "
-        reason = f" {why}" if why else ""
+        what = f"{self.name!r} {why}".rstrip()
         return Unsupported(
-            f"layer masking has no rule for {self.name!r}{reason}, which {self.run.model} does to activations with holes; allowed: {other}another removal"
+            f"layer masking has no rule for {what}, which {self.run.model} does to activations with holes; allowed: {other}another removal"
         )
 
 
@@ -143,7 +147,7 @@ class Carrying(TorchFunctionMode):
 
     def used_up(self, mask: Mask) -> None:
         """Remember the last mask that the network looks at as a whole: what is empty there has vanished."""
-        if mask.on.ndim and mask.varies():
+        if mask.varies() or not self.tokens:  # a class token, which is never removed, hides nothing
             self.last = mask
 
     def __exit__(self, *error: object) -> None:
@@ -165,8 +169,10 @@ class Carrying(TorchFunctionMode):
         if not args and "input" in kwargs:
             args, kwargs = (kwargs["input"],), {key: value for key, value in kwargs.items() if key != "input"}
         call = Call(func, name, args, kwargs, self)
+        if name.endswith("_as") and call.mask(call.x) is None:
+            return self._marked(call.plain(), None)  # of the other tensor it takes the shape or the type
         known = RULES.get(name)
-        return self._marked(*(known(call) if known is not None and "out" not in kwargs else self._unknown(call)))
+        return self._marked(*(known(call) if known is not None and kwargs.get("out") is None else self._unknown(call)))
 
     def _unknown(self, call: Call) -> Result:
         if self.policy.unknown == "raise":
@@ -175,9 +181,9 @@ class Carrying(TorchFunctionMode):
         mask = call.mask(first)
         if mask is None or not isinstance(output, Tensor) or output.shape != first.shape:
             raise call.refused("whose result has another shape")
-        return zeroed(output, mask, wild=True), mask
+        return call.zeroed(output, mask, wild=True), mask
 
-    def _marked(self, output: Any, mask: Mask | None | list[Mask | None]) -> Any:
+    def _marked(self, output: Any, mask: Mask | list[Mask | None] | None) -> Any:
         if isinstance(output, Tensor):
             self.masks[output] = mask
             return output

@@ -100,7 +100,7 @@ class NoisyLinear(InFill):
 
     noise: Annotated[float, AtLeast(0)] = 0.01
     seed: Annotated[int, AtLeast(0)] = 0
-    tolerance: Annotated[float, AtLeast(0)] = 1e-5
+    tolerance: Annotated[float, AtLeast(0)] = 3e-5
 
     def _filling(self, model: VisionModel, images: Tensor, keep: Tensor) -> Tensor:
         kept = keep.unsqueeze(1)

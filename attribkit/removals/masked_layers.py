@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .carrying import Call, Result, pair, rule
-from .masks import Mask, Window, filled, filled_inside, mapped, zeroed
+from .masks import Mask, Window, filled, filled_inside, mapped
 
 # How far an interpolation looks beyond the nearest place.
 _LOOKS = {"nearest": 0, "nearest-exact": 0, "area": 0, "bilinear": 1, "bicubic": 2}
@@ -21,10 +21,10 @@ def _with_neighbours(call: Call, mask: Mask, rounds: int) -> Tensor:
     return filled(x, weights) if sides is None else filled_inside(x, weights, sides)
 
 
-def _on_a_grid(call: Call) -> Mask:
-    """The mask of the first argument, (N, C, h, w), if it is one for all channels."""
+def _on_a_grid(call: Call, dimensions: int = 4) -> Mask:
+    """The mask of the first argument, (N, C, h, w) or (N, C, length), if it is one for all channels."""
     mask = call.mask_of_x()
-    if call.x.ndim != 4 or mask.on.shape[1] != 1:
+    if call.x.ndim != dimensions or mask.on.shape[1] != 1:
         raise call.refused("with a mask that is not the same for all channels of a grid")
     return mask
 
@@ -38,16 +38,34 @@ def _conv2d(call: Call) -> Result:
         padding=padding if isinstance(padding, str) else pair(padding),
         dilation=pair(call.get(5, "dilation", 1)),
     )
-    output = call.on(_with_neighbours(call, mask, max(window.reach)))
+    output = call.given(_with_neighbours(call, mask, max(window.reach)))
     after = call.run.grown(mask, window)
-    return zeroed(output, after), after
+    return call.zeroed(output, after), after
+
+
+@rule("conv1d")
+def _conv1d(call: Call) -> Result:
+    mask, weight, padding = _on_a_grid(call, 3), call.get(1, "weight"), call.get(4, "padding", 0)
+    window = Window(
+        kernel=(1, weight.shape[2]),
+        stride=(1, pair(call.get(3, "stride", 1))[1]),
+        padding=padding if isinstance(padding, str) else (0, pair(padding)[1]),
+        dilation=(1, pair(call.get(5, "dilation", 1))[1]),
+    )
+    row = mapped(mask, lambda on: on.unsqueeze(2))
+    weights = call.run.shares(row, window.reach[1], call.x.dtype)
+    output = call.given(filled(call.x.unsqueeze(2), weights).squeeze(2))
+    after = mapped(call.run.grown(row, window), lambda on: on.squeeze(2))
+    return call.zeroed(output, after), after
 
 
 @rule("linear")
 def _linear(call: Call) -> Result:
     mask = call.mask_of_x()
-    if mask.on.shape[-1] == 1 < call.x.shape[-1]:
-        return zeroed(call.plain(), mask), mask
+    if mask.on.shape[-1] == 1:
+        return call.zeroed(call.plain(), mask), mask
+    if mask.on[:1, ..., :1].numel() > 1:
+        raise call.refused("with a mask that is not the same for all features of a place")
     # Places are among the features: it sees zeros in the holes, and after it there are no places any more.
     call.run.used_up(mask)
     return call.plain(), None
@@ -61,14 +79,14 @@ def _batch_norm(call: Call) -> Result:
     mask = call.mask_of_x()
     if call.get(5, "training", False):
         raise call.refused("with the statistics of the batch")
-    return zeroed(call.plain(), mask), mask
+    return call.zeroed(call.plain(), mask), mask
 
 
 @rule("layer_norm")
 def _layer_norm(call: Call) -> Result:
     mask, over = call.mask_of_x(), len(call.get(1, "normalized_shape"))
     if mask.on.shape[-over:].numel() == 1:
-        return zeroed(call.plain(), mask), mask
+        return call.zeroed(call.plain(), mask), mask
     dimensions = tuple(range(call.x.ndim - over, call.x.ndim))
     values = _standard(call.x, mask.on, dimensions, call.get(4, "eps", 1e-5))
     return _normed(call, mask, _scaled(values, call.get(2, "weight"), call.get(3, "bias"))), mask
@@ -76,8 +94,9 @@ def _layer_norm(call: Call) -> Result:
 
 @rule("group_norm")
 def _group_norm(call: Call) -> Result:
-    mask, groups = _on_a_grid(call), call.get(1, "num_groups")
-    values = _standard(call.x.unflatten(1, (groups, -1)), mask.on.unsqueeze(1), (2, 3, 4), call.get(4, "eps", 1e-5)).flatten(1, 2)
+    mask, x = _on_a_grid(call), call.x
+    grouped = x.reshape(len(x), call.get(1, "num_groups"), -1, *x.shape[2:])
+    values = _standard(grouped, mask.on.unsqueeze(1), (2, 3, 4), call.get(4, "eps", 1e-5)).flatten(1, 2)
     return _normed(call, mask, _scaled(values, *(_by_channel(call.get(*each)) for each in ((2, "weight"), (3, "bias"))))), mask
 
 
@@ -85,7 +104,7 @@ def _group_norm(call: Call) -> Result:
 def _instance_norm(call: Call) -> Result:
     mask = _on_a_grid(call)
     if not call.get(5, "use_input_stats", True):
-        return zeroed(call.plain(), mask), mask
+        return call.zeroed(call.plain(), mask), mask
     values = _standard(call.x, mask.on, (2, 3), call.get(7, "eps", 1e-5))
     return _normed(call, mask, _scaled(values, *(_by_channel(call.get(*each)) for each in ((3, "weight"), (4, "bias"))))), mask
 
@@ -112,23 +131,23 @@ def _normed(call: Call, mask: Mask, values: Tensor) -> Tensor:
     """The norm by kept statistics; a sample that is kept whole gets what the layer itself gives, to the bit."""
     plain = call.plain()
     entire = mask.on.flatten(1).all(1).view(-1, *(1,) * (plain.ndim - 1))
-    return zeroed(torch.where(entire, plain, values.to(plain.dtype)), mask)
+    return call.zeroed(torch.where(entire, plain, values.to(plain.dtype)), mask)
 
 
 # Pools -------------------------------------------------------------------------------------------------------------------------
 
 
-@rule("max_pool2d", "adaptive_max_pool2d")
+@rule("max_pool2d", "adaptive_max_pool2d", "max_pool1d", "adaptive_max_pool1d")
 def _max_pool(call: Call) -> Result:
-    mask = _on_a_grid(call)
-    after = Mask(call.on(mask.within()[0]) > 0, depth=mask.depth + 1)
+    mask = _on_a_grid(call, 3 if call.name.endswith("1d") else 4)
+    after = Mask(call.given(mask.within()[0]) > 0, depth=mask.depth + 1)
     output = call.plain()
-    return (output, None) if _is_all(call, mask) else (zeroed(output, after, wild=mask.border is not None), after)
+    return (output, None) if _is_all(call, mask) else (call.zeroed(output, after, wild=mask.border is not None), after)
 
 
-@rule("avg_pool2d", "adaptive_avg_pool2d")
+@rule("avg_pool2d", "adaptive_avg_pool2d", "avg_pool1d", "adaptive_avg_pool1d")
 def _avg_pool(call: Call) -> Result:
-    mask = _on_a_grid(call)
+    mask = _on_a_grid(call, 3 if call.name.endswith("1d") else 4)
     after, output = _averaged(call, mask)
     return (output, None) if _is_all(call, mask) else (output, after)
 
@@ -143,12 +162,12 @@ def _is_all(call: Call, mask: Mask) -> bool:
 
 def _averaged(call: Call, mask: Mask) -> tuple[Mask, Tensor]:
     """The means of kept values, and where there are any."""
-    kept, image = mask.within()
-    share = call.on(kept) / call.on(image)  # exactly one where all is kept
+    kept, image = mask.within(torch.promote_types(call.x.dtype, torch.float32))
+    share = call.given(kept) / call.given(image)  # exactly one where all is kept
     on = share > 0
     output = call.plain()
     if call.policy.pool == "renormalise":
-        output = (output / torch.where(on, share, torch.ones_like(share)).to(torch.promote_types(output.dtype, torch.float32))).to(output.dtype)
+        output = (output / share.masked_fill(~on, 1)).to(output.dtype)
     return Mask(on, depth=mask.depth + 1), output
 
 
@@ -163,7 +182,7 @@ def _mean(call: Call) -> Result:
         return output, mask if output.ndim == call.x.ndim else mapped(mask, lambda on: on.amax(dimensions))
     after, output = _averaged(call, mask)
     if after.varies():
-        return zeroed(output, after), after
+        return call.zeroed(output, after), after
     call.run.used_up(mask)
     return output, None
 
@@ -171,10 +190,10 @@ def _mean(call: Call) -> Result:
 @rule("amax")
 def _amax(call: Call) -> Result:
     mask = call.mask_of_x()
-    after = Mask(call.on(mask.numbers(torch.float32)) > 0, depth=mask.depth)
+    after = Mask(call.given(mask.numbers(torch.float32)) > 0, depth=mask.depth)
     output = call.plain()
     if after.varies():
-        return zeroed(output, after), after
+        return call.zeroed(output, after), after
     call.run.used_up(mask)
     return output, None
 
@@ -184,7 +203,7 @@ def _interpolate(call: Call) -> Result:
     mask, mode = _on_a_grid(call), call.get(3, "mode", "nearest")
     if mode not in _LOOKS or mask.border is not None:
         raise call.refused(f"with mode={mode!r}")
-    output = call.on(_with_neighbours(call, mask, _LOOKS[mode]))
+    output = call.given(_with_neighbours(call, mask, _LOOKS[mode]))
     on = F.interpolate(mask.numbers(torch.float32), size=output.shape[-2:], mode="nearest") > 0
     after = Mask(on, depth=mask.depth)
-    return zeroed(output, after), after
+    return call.zeroed(output, after), after

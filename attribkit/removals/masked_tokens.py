@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .carrying import Call, Result, rule
-from .masks import Mask, zeroed
+from .masks import Mask
 
 
 @rule("matmul", "bmm")
@@ -25,11 +26,36 @@ def _matmul(call: Call) -> Result:
     if not on:
         return output, None
     mask = Mask(on[0] if len(on) == 1 else on[0] & on[1], depth=max(each.depth for each in (ours, theirs) if each is not None))
-    return zeroed(output, mask), mask
+    return call.zeroed(output, mask), mask
 
 
 def _beside(on: Tensor, dimensions: int) -> Tensor:
     return on.view(*(1,) * (dimensions - on.ndim), *on.shape)
+
+
+@rule("einsum")
+def _einsum(call: Call) -> Result:
+    equation = call.args[0]
+    inputs, arrow, result = equation.replace(" ", "").partition("->") if isinstance(equation, str) else ("", "", "")
+    operands = list(call.args[1] if len(call.args) == 2 and not isinstance(call.args[1], Tensor) else call.args[1:])
+    if not arrow or "." in inputs:
+        raise call.refused("without all letters of the result")
+    output, on, depth = call.plain(), torch.ones((1,) * len(result), dtype=torch.bool, device=operands[0].device), 0
+    for letters, mask in zip(inputs.split(","), map(call.mask, operands), strict=True):
+        if mask is not None:
+            on, depth = on & _in_order(mask.on, letters, result), max(depth, mask.depth)
+    return (call.zeroed(output, Mask(on)), Mask(on, depth=depth)) if on[:1].numel() > 1 else (output, None)
+
+
+def _in_order(on: Tensor, letters: str, result: str) -> Tensor:
+    """A mask with dimensions `letters` as one with those of `result`: what is summed over counts as kept if any of it is."""
+    summed = [place for place, letter in enumerate(letters) if letter not in result]
+    left = [letter for letter in letters if letter in result]
+    on = on.amax(summed) if summed else on
+    on = on.permute([left.index(letter) for letter in result if letter in left])
+    for place, letter in enumerate(result):
+        on = on if letter in left else on.unsqueeze(place)
+    return on
 
 
 @rule("softmax")
@@ -38,9 +64,9 @@ def _softmax(call: Call) -> Result:
     if at is None:
         raise call.refused("without dim=")
     if mask.on.shape[at] == 1 < call.x.shape[at]:
-        return zeroed(call.plain(), mask), mask
-    output = call.on(call.x.masked_fill(~mask.on, -torch.inf))
-    return zeroed(output, mask, wild=True), mask  # a row without any key has no softmax
+        return call.zeroed(call.plain(), mask), mask
+    output = call.given(call.x.masked_fill(~mask.on, -torch.inf))
+    return call.zeroed(output, mask, wild=True), mask  # a row without any key has no softmax
 
 
 @rule("scaled_dot_product_attention")
@@ -54,12 +80,12 @@ def _attention(call: Call) -> Result:
     if call.get(5, "is_causal", False):
         bias = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=key.device).tril()
     if keys:
-        bias = _without(bias, torch.stack(torch.broadcast_tensors(*keys)).all(0).transpose(-2, -1), query.dtype)
+        bias = _without(bias, functools.reduce(torch.logical_and, keys).transpose(-2, -1), query.dtype)
     output: Tensor = call.func(query, key, value, attn_mask=bias, **rest)
     rows = call.mask(query)
     if keys:
         output = output.nan_to_num()
-    return (output, None) if rows is None else (zeroed(output, rows, wild=True), rows)
+    return (output, None) if rows is None else (call.zeroed(output, rows, wild=True), rows)
 
 
 def _without(bias: Tensor | None, keys: Tensor, dtype: torch.dtype) -> Tensor:
@@ -78,9 +104,9 @@ def _multi_head(call: Call) -> Result:
     if masks:
         if "key_padding_mask" in arguments and arguments["key_padding_mask"] is not None:
             raise call.refused("with key_padding_mask=")
-        removed = torch.stack(torch.broadcast_tensors(*(~each.on for each in masks))).any(0)  # (tokens, samples, 1)
+        removed = ~functools.reduce(torch.logical_and, [each.on for each in masks])  # (tokens, samples, 1)
         arguments["key_padding_mask"] = removed.squeeze(-1).transpose(0, 1) if key.ndim == 3 else removed.squeeze(-1)
     output, weights = call.func(*call.args, **arguments)
     if rows is None:
         return (output.nan_to_num(), weights), [None] * (1 + (weights is not None))
-    return (zeroed(output, rows, wild=True), weights), [rows, None][: 1 + (weights is not None)]
+    return (call.zeroed(output, rows, wild=True), weights), [rows, None][: 1 + (weights is not None)]

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from .carrying import Call, Result, rule
-from .masks import Mask, aligned, common, joint, majority, mapped, zeroed
+from .masks import Mask, aligned, common, joint, majority, mapped
 
 # They make zeros of zeros.
 _KEEP_ZERO = (
     "relu relu6 leaky_relu prelu rrelu elu celu selu silu mish gelu hardswish tanh softsign hardshrink softshrink tanhshrink tan sin sinh"
     " asin atan asinh erf expm1 log1p abs neg negative positive sqrt square sign floor ceil round trunc nan_to_num dropout dropout2d"
     " dropout1d alpha_dropout feature_dropout feature_alpha_dropout stochastic_depth clone contiguous detach to type type_as float half"
-    " bfloat16 double cuda cpu requires_grad alias data real conj local_response_norm"
+    " bfloat16 double cuda cpu requires_grad alias data real conj local_response_norm normalize"
 ).split()
 # They make something else of zeros: what is in the holes is taken out again.
 _LOSE_ZERO = "sigmoid hardsigmoid hardtanh clamp clip clamp_min clamp_max softplus threshold exp exp2 cos cosh".split()
@@ -27,14 +27,14 @@ _QUOTIENTS = "div divide true_divide pow rpow rdiv rtruediv truediv".split()
 
 @rule(*_KEEP_ZERO)
 def _keeps_zero(call: Call) -> Result:
-    mask = call.mask_of_x()
+    mask = call.mask_of_x(alone=not call.name.endswith("_as"))
     return call.plain(), mask
 
 
 @rule(*_LOSE_ZERO, *_WILD)
 def _loses_zero(call: Call) -> Result:
     mask = call.mask_of_x()
-    return zeroed(call.plain(), mask, wild=call.name in _WILD), mask
+    return call.zeroed(call.plain(), mask, wild=call.name in _WILD), mask
 
 
 @rule(*_PRODUCTS, *_QUOTIENTS)
@@ -54,11 +54,11 @@ def _together(call: Call, *, sums: bool) -> Result:
     if ours is None or theirs is None:
         mask = aligned(ours or theirs, output.ndim)  # type: ignore[arg-type]  # a rule is asked where one has holes
         clean = call.name in _PRODUCTS or (call.name in _QUOTIENTS and theirs is None and call.name != "pow" and call.name[0] != "r")
-        return (output if clean else zeroed(output, mask, wild=not sums)), mask
+        return (output if clean else call.zeroed(output, mask, wild=not sums)), mask
     ours, theirs = aligned(ours, output.ndim), aligned(theirs, output.ndim)
     mask = _residual(call.policy.residual, ours, theirs) if sums else common(ours, theirs)
     clean = call.name not in _QUOTIENTS and (ours is theirs or (sums and call.policy.residual == "union"))
-    return (output if clean else zeroed(output, mask, wild=call.name in _QUOTIENTS)), mask
+    return (output if clean else call.zeroed(output, mask, wild=call.name in _QUOTIENTS)), mask
 
 
 def _residual(policy: str, ours: Mask, theirs: Mask) -> Mask:
@@ -104,7 +104,7 @@ def _by_vote(call: Call, masks: list[Mask | None]) -> Result:
     mask = joint(known) if policy == "union" else majority(known) if policy == "majority" else functools.reduce(common, known)
     clean = len(known) == len(masks) and (policy == "union" or len(set(known)) == 1)
     output = call.plain()
-    return (output if clean else zeroed(output, mask)), mask
+    return (output if clean else call.zeroed(output, mask)), mask
 
 
 def _side_by_side(parts: list[Tensor], masks: list[Mask | None], at: int) -> Mask:

@@ -37,10 +37,10 @@ class Mask:
             self._numbers[dtype] = self.on.to(dtype)
         return self._numbers[dtype]
 
-    def within(self) -> tuple[Tensor, Tensor]:
+    def within(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
         """As numbers: what is kept, and what is image; a padded border is neither."""
         inner, sides = self.border or (self, (0, 0, 0, 0))
-        kept = inner.numbers(torch.float32)
+        kept = inner.numbers(dtype)
         return F.pad(kept, sides), F.pad(torch.ones_like(kept[:1]), sides)
 
     def varies(self) -> bool:
@@ -48,12 +48,12 @@ class Mask:
         return self.on[:1].numel() > 1
 
 
-def zeroed(values: Tensor, mask: Mask, *, wild: bool = False) -> Tensor:
-    """`values` with zeros in the holes, in place where no graph needs them; `wild` ones may be infinite there."""
+def zeroed(values: Tensor, mask: Mask, *, wild: bool = False, inplace: bool = False) -> Tensor:
+    """`values` with zeros in the holes; `wild` ones may be infinite there, which a product with zero would not mend."""
     if wild or not values.is_floating_point():
-        return values.masked_fill_(~mask.on, 0) if not values.requires_grad else values.masked_fill(~mask.on, 0)
+        return values.masked_fill_(~mask.on, 0) if inplace else values.masked_fill(~mask.on, 0)
     numbers = mask.numbers(values.dtype)
-    return values * numbers if values.requires_grad else values.mul_(numbers)
+    return values.mul_(numbers) if inplace else values * numbers
 
 
 def cleared(values: Tensor, mask: Mask) -> Tensor:
@@ -197,5 +197,5 @@ def majority(masks: list[Mask]) -> Mask:
     """What more than half of them keep."""
     if len(set(masks)) == 1:
         return masks[0]
-    votes = sum(each.on.to(torch.int32) for each in masks)
-    return Mask(2 * votes > len(masks), depth=max(each.depth for each in masks))  # type: ignore[arg-type, operator]
+    votes = functools.reduce(torch.add, [each.numbers(torch.float32) for each in masks])
+    return Mask(2 * votes > len(masks), depth=max(each.depth for each in masks))

@@ -31,8 +31,9 @@ class Stencil(NamedTuple):
         column = torch.zeros_like(grid)
         column[..., 1:, :] += grid[..., :-1, :]
         column[..., :-1, :] += grid[..., 1:, :]
-        row = torch.add(self.straight * grid, column, alpha=self.diagonal)
-        total = self.straight * column
+        # In place wherever it can be, here and below: on a CPU a new tensor of this size costs as much as what is written into it.
+        row = (self.straight * grid).add_(column, alpha=self.diagonal)
+        total = column.mul_(self.straight)
         total[..., 1:] += row[..., :-1]
         total[..., :-1] += row[..., 1:]
         return total
@@ -70,22 +71,22 @@ def solved(images: Tensor, keep: Tensor, stencil: Stencil, *, tolerance: float) 
 
 
 def _conjugate_gradients(levels: list[_Grid], stencil: Stencil, residual: Tensor, tolerance: Tensor) -> Tensor:
-    """What solves the finest level for `residual` (R, C, H, W), each image and channel as if it were alone."""
-    x = along = torch.zeros_like(residual)
+    """What solves the finest level for `residual` (R, C, H, W), which it uses up, each image and channel as if it were alone."""
+    x, along = torch.zeros_like(residual), torch.zeros_like(residual)
     before = torch.full_like(tolerance, torch.inf)
-    moving = torch.ones_like(tolerance, dtype=torch.bool)
     for step in range(_ITERATIONS):
         towards = _cycle(levels, stencil, residual)
-        moving = moving & (_largest(towards) > tolerance)
-        # One look at the device in four steps: to wait for it costs more than a step too many for what has stopped.
-        if step % 4 == 0 and not moving.any():
+        moving = _largest(towards) > tolerance  # what has stopped has the same residual ever after, and stays where it is
+        # What has stopped stays as it is, so when to look decides nothing; to wait for a GPU costs more than a step too many.
+        if (step % 4 == 0 or residual.device.type == "cpu") and not moving.any():
             break
         now = _inner(residual, towards)
-        along = towards + along * torch.where(moving, now / before, 0)
+        along = towards.addcmul_(along, torch.where(moving, now / before, 0))
         before = now
         pushed = _applied(levels[0], stencil, along)
         length = torch.where(moving, now / _inner(along, pushed), 0)
-        x, residual = x + length * along, residual - length * pushed
+        x.addcmul_(length, along)
+        residual.addcmul_(length, pushed, value=-1)
     return x
 
 
@@ -106,9 +107,9 @@ def _cycle(levels: list[_Grid], stencil: Stencil, b: Tensor) -> Tensor:
     x = grid.jacobi * b
     if len(levels) == 1:
         return x
-    coarse = _cycle(levels[1:], stencil, halved(b - _applied(grid, stencil, x)))
-    x = x.addcmul(grid.gap, doubled(coarse, b.shape[-2:]))
-    return x.addcmul(grid.jacobi, b - _applied(grid, stencil, x))
+    coarse = _cycle(levels[1:], stencil, halved(_applied(grid, stencil, x).neg_().add_(b)))
+    x.addcmul_(grid.gap, doubled(coarse, b.shape[-2:]))
+    return x.addcmul_(grid.jacobi, _applied(grid, stencil, x).neg_().add_(b))
 
 
 def _applied(grid: _Grid, stencil: Stencil, x: Tensor) -> Tensor:
@@ -116,7 +117,7 @@ def _applied(grid: _Grid, stencil: Stencil, x: Tensor) -> Tensor:
 
 
 def _inner(one: Tensor, other: Tensor) -> Tensor:
-    return (one * other).sum((2, 3), keepdim=True)
+    return torch.linalg.vecdot(one.flatten(2), other.flatten(2)).unflatten(-1, (-1, 1, 1))
 
 
 def _largest(grid: Tensor) -> Tensor:
