@@ -40,8 +40,8 @@ SHEETS: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "regions and removals": (
         ("XRAI()", "XRAI()"),
-        ("CounterfactualInfill()", "CounterfactualInfill()"),
-        ("CounterfactualInfill(objective='sdr')", "CounterfactualInfill(objective='sdr')"),
+        ("CounterfactualInfill(steps=150)", "CounterfactualInfill(steps=150)"),
+        ("CounterfactualInfill(objective='sdr', steps=150)", "CounterfactualInfill(objective='sdr', steps=150)"),
         ("LayerMasking(segmenter=SLIC())", "LayerMasking(segmenter=SLIC())"),
         ("RegionRemoval(segmenter=SLIC())", "RegionRemoval(segmenter=SLIC())"),
         ("Occlusion(window=32, stride=8)", "Occlusion(window=12, stride=4)"),

@@ -94,7 +94,9 @@ def _are_channels(parts: list[Tensor], masks: list[Mask | None], at: int) -> boo
     """Whether the same places are joined, and not places beside places, as a class token and those of patches, or samples."""
     if at == 0 or any(mask is not None and mask.on.shape[at] > 1 for mask in masks):
         return False
-    return None not in masks or any(mask is not None and part.shape[at] > 1 for part, mask in zip(parts, masks, strict=True))
+    if parts[0].ndim == 3 and None in masks:  # one token of a patch has the mask of a channel
+        return any(mask is not None and part.shape[at] > 1 for part, mask in zip(parts, masks, strict=True))
+    return True
 
 
 def _by_vote(call: Call, masks: list[Mask | None]) -> Result:

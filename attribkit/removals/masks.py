@@ -45,7 +45,7 @@ class Mask:
 
     def varies(self) -> bool:
         """Whether it tells places of one sample apart, and not only samples."""
-        return self.on[:1].numel() > 1
+        return self.on.ndim > 0 and self.on[:1].numel() > 1
 
 
 def zeroed(values: Tensor, mask: Mask, *, wild: bool = False, inplace: bool = False) -> Tensor:

@@ -117,7 +117,8 @@ def _applied(grid: _Grid, stencil: Stencil, x: Tensor) -> Tensor:
 
 
 def _inner(one: Tensor, other: Tensor) -> Tensor:
-    return torch.linalg.vecdot(one.flatten(2), other.flatten(2)).unflatten(-1, (-1, 1, 1))
+    product: Tensor = torch.linalg.vecdot(one.flatten(2), other.flatten(2))
+    return product[..., None, None]
 
 
 def _largest(grid: Tensor) -> Tensor:
