@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, get_args
 
 import torch
@@ -126,6 +126,13 @@ class Batch:
         if name not in self.regions:
             raise UnknownName("region", name, self.regions)
         return self.regions[name]
+
+
+def turns(pairs: slice, count: int) -> Iterator[tuple[int, slice, slice]]:
+    """Some `pairs` of things taken round and round, `count` in a round, cut at each: (the round's number, the things, the pairs' rows)."""
+    for number in range(pairs.start // count, (pairs.stop - 1) // count + 1):
+        start, stop = max(pairs.start, number * count), min(pairs.stop, (number + 1) * count)
+        yield number, slice(start - number * count, stop - number * count), slice(start - pairs.start, stop - pairs.start)
 
 
 def remade(record: Any) -> tuple[Any, ...]:

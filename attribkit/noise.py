@@ -14,7 +14,12 @@ _FACTORS = ((30, 0xBF58476D1CE4E5B9 - 2**64), (27, 0x94D049BB133111EB - 2**64))
 
 
 def keys(images: Tensor, *seeds: int | Tensor) -> Tensor:
-    """A number for each image, from its values and `seeds` (numbers, or one for each image): what its draws begin with; int64 (B,)."""
+    """A number for each image, from its values and `seeds` (numbers, or one for each image): what its draws begin with; int64 (B,).
+
+    Only pictures, (B, 3, H, W), are told apart: the last bits of activations change with the batch that they were computed in.
+    """
+    if images.shape[1:2] != (3,):
+        images = images.new_zeros(len(images), 1)
     bits = images.float().contiguous().view(torch.int32).flatten(1).to(torch.int64)
     places = torch.arange(1, bits.shape[1] + 1, device=images.device)
     key = _mixed((bits * (_mixed(places * _STEP) | 1)).sum(1))  # a sum that wraps around is the same in any order
@@ -33,9 +38,9 @@ def normal(key: Tensor, count: int) -> Tensor:
     """`count` independent draws from the standard normal distribution for each key (Box-Muller); float32 (B, count)."""
     bits = _bits(key, (count + 1) // 2)
     # (0, 1], whose logarithm is finite; two draws from the two halves of one number.
-    radius = (-2 * (((bits >> 32 & 0xFFFFFFFF) + 1).double() / 2**32).log()).sqrt()
-    angle = (bits & 0xFFFFFFFF).double() * (2 * math.pi / 2**32)
-    return torch.cat((radius * angle.cos(), radius * angle.sin()), 1)[:, :count].float()
+    radius = ((_shifted(bits, 32).float() + 1) / 2**32).log_().mul_(-2).sqrt_()
+    angle = (bits & 0xFFFFFFFF).float() * (2 * math.pi / 2**32)
+    return torch.cat((radius * angle.cos(), radius * angle.sin()), 1)[:, :count]
 
 
 def _bits(key: Tensor, count: int) -> Tensor:

@@ -103,7 +103,7 @@ def test_agrees_with_a_loop_over_the_same_noise(kind):
     spread = (images.amax((1, 2, 3)) - images.amin((1, 2, 3))).view(-1, 1, 1, 1)
     each = []
     for sample in range(samples):
-        noise = normal(keys(images, 3, torch.full((3,), sample)), images[0].numel()).view_as(images).double()
+        noise = normal(keys(images, 3) + sample, images[0].numel()).view_as(images).double()
         each.append(InputXGradient().explained(model, images + 0.15 * spread * noise, targets).maps)
     expected = {
         "mean": torch.stack(each).mean(0),
@@ -124,7 +124,7 @@ def test_agrees_with_captums_noise_tunnel_given_the_same_noise(kind, theirs, mon
     model = adapted(module)
     model.channels = 1
     found = Smooth(samples=samples, kind=kind, noise=0.2).explained(model, images, Targets(index)).maps
-    key = torch.stack([keys(images.new_zeros(2, 1), 0, torch.full((2,), sample)) for sample in range(samples)], 1).flatten()
+    key = torch.stack([keys(images.new_zeros(2, 1), 0) + sample for sample in range(samples)], 1).flatten()
     noise = normal(key, images[0].numel()).view(2 * samples, *images.shape[1:]).double()
     spread = (images.amax((1, 2, 3)) - images.amin((1, 2, 3))).repeat_interleave(samples).view(-1, 1, 1, 1)
     monkeypatch.setattr(torch, "normal", lambda mean, _std: mean + 0.2 * spread * noise)

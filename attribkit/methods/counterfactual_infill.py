@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
@@ -12,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..attribution import Explained
-from ..batch import Targets
+from ..batch import Targets, turns
 from ..errors import BadInput
 from ..maps import resize, resize_transposed
 from ..noise import keys, uniform
@@ -130,7 +129,7 @@ class CounterfactualInfill(Method):
             return (gradient * (images - filling)).sum(1) * (soft * (1 - soft))
 
         def take(part: slice, reacted: Tensor) -> None:
-            for masks, pairs in _turns(part, count):  # sample by sample, so that a sum does not depend on where rows were cut
+            for _, masks, pairs in turns(part, count):  # sample by sample, so that a sum does not depend on where rows were cut
                 total[masks] += reacted[pairs]
 
         asked.model.each_rows(work, count * self.samples, take)
@@ -246,12 +245,3 @@ def _roughness_gradient(keep: Tensor) -> Tensor:
     """The gradient of the sum of squared differences of neighbours in each of (m, H, W)."""
     down, across = keep.diff(dim=1), keep.diff(dim=2)
     return 2 * (F.pad(down, (0, 0, 1, 0)) - F.pad(down, (0, 0, 0, 1)) + F.pad(across, (1, 0)) - F.pad(across, (0, 1)))
-
-
-def _turns(part: slice, count: int) -> Iterator[tuple[slice, slice]]:
-    """Pairs `part` of `count` masks taken round and round, cut where the first one's turn comes: (masks, rows of the pairs)."""
-    start = part.start
-    while start < part.stop:
-        stop = min(part.stop, (start // count + 1) * count)
-        yield slice(start % count, start % count + stop - start), slice(start - part.start, stop - part.start)
-        start = stop

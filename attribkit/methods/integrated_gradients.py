@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..attribution import Explained
-from ..batch import Targets
+from ..batch import Targets, turns
 from ..errors import BadInput
 from ..registry import AtLeast
 from ..removals.fill import FillKind, fill
@@ -85,19 +84,10 @@ def path_gradient(model: VisionModel, images: Tensor, baseline: Tensor, targets:
         which, point = pairs % count, pairs // count
         path = baseline[which] + at[point].view(-1, 1, 1, 1) * (images[which] - baseline[which])
         gradients = model.gradient(path, targets[which]) * weights[point].view(-1, 1, 1, 1)
-        for one, gradient in _runs(first, last, count):
+        for _, one, gradient in turns(slice(first, last), count):
             total[one] += gradients[gradient]
         first = last
     return total
-
-
-def _runs(first: int, last: int, count: int) -> Iterator[tuple[slice, slice]]:
-    """Pairs `first` to `last` of images taken round and round, cut where the first image's turn comes: (images, rows of the pairs)."""
-    start = first
-    while start < last:
-        stop = min(last, (start // count + 1) * count)
-        yield slice(start % count, start % count + stop - start), slice(start - first, stop - first)
-        start = stop
 
 
 def quadrature(rule: Rule, steps: int) -> list[tuple[float, float]]:

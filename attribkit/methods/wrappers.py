@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 from torch import Tensor
 
 from ..attribution import Explained
-from ..batch import Targets
+from ..batch import Targets, turns
 from ..errors import BadInput
 from ..maps import smooth
 from ..noise import keys, normal
@@ -51,16 +50,16 @@ class Smooth(Wrapper):
         return self.kind == "mean" and self.method.signed
 
     def _maps(self, model: VisionModel, images: Tensor, targets: Targets) -> Tensor:
-        count, first = len(images), 0
+        count, first, key = len(images), 0, keys(images, self.seed)
         mean = scatter = images.new_zeros(())
         while first < count * self.samples:
             last = min(first + model.max_rows, count * self.samples)  # which may have become smaller, when memory ran out
             pairs = torch.arange(first, last, device=images.device)
             which, sample = pairs % count, pairs // count
-            found = self.method.explained(model, self._noisy(images[which], sample), targets[which]).maps
+            found = self.method.explained(model, self._noisy(images[which], key[which] + sample), targets[which]).maps
             if not first:
                 mean, scatter = (found.new_zeros(count, *found.shape[1:]) for _ in range(2))
-            for number, one, row in _turns(first, last, count):
+            for number, one, row in turns(slice(first, last), count):
                 value = found[row].square() if self.kind == "squared" else found[row]
                 step = value - mean[one]
                 mean[one] += step / (number + 1)  # Welford's way: what does not vary has a variance of exactly 0
@@ -68,19 +67,11 @@ class Smooth(Wrapper):
             first = last
         return scatter / self.samples if self.kind == "variance" else mean
 
-    def _noisy(self, images: Tensor, sample: Tensor) -> Tensor:
-        """The images (R, C, H, W), each under that of its draws which `sample` (R,) says."""
-        known = images if images.shape[1] == 3 else images.new_zeros(len(images), 1)
-        draw = normal(keys(known, self.seed, sample), images[0].numel()).view_as(images).to(images)
+    def _noisy(self, images: Tensor, key: Tensor) -> Tensor:
+        """The images (R, C, H, W), each under the draw that belongs to its key."""
+        draw = normal(key, images[0].numel()).view_as(images).to(images)
         spread = images.amax((1, 2, 3), keepdim=True) - images.amin((1, 2, 3), keepdim=True)
         return images + self.noise * spread * draw
-
-
-def _turns(first: int, last: int, count: int) -> Iterator[tuple[int, slice, slice]]:
-    """Pairs `first` to `last` of images taken round and round, cut at each round: (its number, the images, the rows of the pairs)."""
-    for number in range(first // count, (last - 1) // count + 1):
-        start, stop = max(first, number * count), min(last, (number + 1) * count)
-        yield number, slice(start - number * count, stop - number * count), slice(start - first, stop - first)
 
 
 @dataclasses.dataclass(frozen=True)
