@@ -204,7 +204,7 @@ TIMM = {
     "class token": lambda: _timm("vit_tiny_patch16_224", **TINY),
     "distilled": lambda: _timm("deit_tiny_distilled_patch16_224", **TINY),
     "registers": lambda: _timm("vit_small_patch14_reg4_dinov2", **TINY | {"img_size": (56, 84)}),
-    "rotary": lambda: _timm("vit_small_patch16_dinov3", **TINY),
+    "rotary": lambda: _timm("eva02_tiny_patch14_224", **TINY | {"img_size": (56, 84)}),
     "swin": lambda: _timm("swin_tiny_patch4_window7_224", img_size=WIDE, window_size=2, embed_dim=24, depths=(2, 1, 1)),
 }
 CNNS = ("resnet18", "resnet26d", "convnext_atto", "padded as in TensorFlow")
@@ -212,7 +212,7 @@ CNNS = ("resnet18", "resnet26d", "convnext_atto", "padded as in TensorFlow")
 
 @pytest.mark.parametrize("name", TIMM)
 def test_timm(name):
-    checked(TIMM[name](), (56, 84) if name == "registers" else WIDE, bitwise=name in CNNS)
+    checked(TIMM[name](), (56, 84) if name in ("registers", "rotary") else WIDE, bitwise=name in CNNS)
 
 
 # transformers ---------------------------------------------------------------------------------------------------------------------

@@ -118,7 +118,7 @@ def test_the_package_says_that_it_is_typed() -> None:
 
 # name -> its parameters as DESIGN's scripts use them: positional ones bare, those by keyword alone after "*", "=" where there is a default.
 SIGNATURES = {
-    "load_model": "name, *, weights=, mean=, std=, size=, classes=, layer=, device=",
+    "load_model": "name, *, weights=, mean=, std=, size=, classes=, layer=, device=, precision=",
     "VisionModel": "module, *, mean=, std=, size=, classes=, layer=, preprocessing=, max_rows=, precision=, name=",
     "load_images": "files, model, targets=, *, kind=",
     "explain": "model, images, method_like, targets=",
@@ -132,17 +132,55 @@ SIGNATURES = {
     "VisionModel.logits": "self, images",
     "VisionModel.score": "self, images, targets",
     "VisionModel.gradient": "self, images, targets",
-    "VisionModel.activations": "self, images, layer=",
+    "VisionModel.activations": "self, images, layer=, *, whole=",
     "VisionModel.activation_gradient": "self, images, targets, layer=",
+    "VisionModel.at": "self, layer, size=",
     "methods.Method.__call__": "self, model, batch",
-    "methods.GradCAM": "layer=",
-    "methods.IntegratedGradients": "steps=, baseline=, rule=, seed=",
-    "methods.Gradient": "channels=",
-    "methods.InputXGradient": "",
-    "methods.RandomMap": "seed=",
+    "methods.AtLayer": "method=, layer=",
+    "methods.Captum": "method=, layer=, options=, channels=, segmenter=, seed=",
     "methods.CentreMap": "",
+    "methods.CounterfactualInfill": "objective=, removal=, steps=, samples=, learning_rate=, area_weight=, smoothness_weight=, cell=, ramp=, "
+    "temperature=, tolerance=, seed=",
     "methods.EdgeMap": "",
+    "methods.GaussianSmooth": "method=, kernel=",
+    "methods.GradCAM": "layer=",
+    "methods.GradCAMPlusPlus": "layer=",
+    "methods.Gradient": "channels=",
+    "methods.HiResCAM": "layer=",
+    "methods.InputXGradient": "",
+    "methods.IntegratedGradients": "steps=, baseline=, rule=, seed=, channels=",
+    "methods.LayerCAM": "layer=",
+    "methods.LayerMasking": "segmenter=, masking=",
+    "methods.Occlusion": "removal=, window=, stride=",
+    "methods.PytorchGradCAM": "method=, layer=, options=, seed=",
+    "methods.RandomMap": "seed=",
+    "methods.RegionRemoval": "removal=, segmenter=",
+    "methods.RISE": "removal=, samples=, cells=, keep=, seed=",
+    "methods.Smooth": "method=, samples=, noise=, kind=, seed=",
+    "methods.XGradCAM": "layer=",
+    "methods.XRAI": "method=, segmenter=, algorithm=, area_threshold=, min_pixels=, dilation=",
     "methods.convergence_delta": "maps, start, end",
+    "removals.Removal.__call__": "self, model, images, keep",
+    "removals.InFill.filled": "self, model, images, keep",
+    "removals.Biharmonic": "",
+    "removals.Blur": "sigma=",
+    "removals.Constant": "colour=",
+    "removals.Generator": "module",
+    "removals.Harmonic": "tolerance=",
+    "removals.ImageMean": "",
+    "removals.LayerMask": "residual=, concat=, pool=, tokens=, unknown=",
+    "removals.LocalMean": "window=",
+    "removals.NavierStokes": "radius=",
+    "removals.Noise": "seed=",
+    "removals.NoisyLinear": "noise=, seed=, tolerance=",
+    "removals.PushPull": "",
+    "removals.RandomColour": "noise=, seed=",
+    "removals.Telea": "radius=",
+    "segments.Segmenter.__call__": "self, pixels",
+    "segments.Felzenszwalb": "scales=, sigma=, min_size=",
+    "segments.Labels": "labels",
+    "segments.SLIC": "segments=, compactness=",
+    "segments.Squares": "side=",
     "problems.Planted": "model, count=, strength=, seed=, *, shortcut=, batch_size=",
 }
 
@@ -173,6 +211,9 @@ def test_the_attributes_that_scripts_read_are_there() -> None:
     assert {field.name for field in dataclasses.fields(ak.Attribution)} >= {"maps", "targets", "ids", "method"}
     assert set(ak.METHODS) >= {"grad_cam", "integrated_gradients", "gradient", "input_x_gradient", "random_map", "centre_map", "edge_map"}
     assert ak.METHODS["grad_cam"] is ak.methods.GradCAM
+    tables = {"methods": ak.METHODS, "removals": ak.REMOVALS, "segments": ak.SEGMENTERS}
+    own = {f"{room}.{cls.__name__}" for room, table in tables.items() for cls in table.values() if cls.__module__.startswith("attribkit.")}
+    assert own <= set(SIGNATURES)
 
 
 # Errors ----------------------------------------------------------------------------------------------------------------------------

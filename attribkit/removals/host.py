@@ -24,7 +24,7 @@ class _OnHost(InFill, ABC):
     """An in-fill of one picture at a time; its hook is `_painted`."""
 
     batched = False
-    runs_on = "the host, one image at a time"
+    runs_on = "the host"
 
     @final
     def _filling(self, model: VisionModel, images: Tensor, keep: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .carrying import Call, Result, pair, rule
@@ -204,6 +203,9 @@ def _interpolate(call: Call) -> Result:
     if mode not in _LOOKS or mask.border is not None:
         raise call.refused(f"with mode={mode!r}")
     output = call.given(_with_neighbours(call, mask, _LOOKS[mode]))
-    on = F.interpolate(mask.numbers(torch.float32), size=output.shape[-2:], mode="nearest") > 0
-    after = Mask(on, depth=mask.depth)
+    # The nearest place of the mask.
+    down, across = (
+        torch.arange(new, device=output.device) * old // new for old, new in zip(call.x.shape[2:], output.shape[2:], strict=True)
+    )
+    after = Mask(mask.on.index_select(2, down).index_select(3, across), depth=mask.depth)
     return call.zeroed(output, after), after

@@ -64,12 +64,12 @@ def cleared(values: Tensor, mask: Mask) -> Tensor:
 # Neighbours into holes ---------------------------------------------------------------------------------------------------------
 
 
-def _box(values: Tensor) -> Tensor:
-    """The sum of each place and its eight neighbours; beyond the edge are zeros."""
-    down = values.clone()
+def _box(values: Tensor, down: Tensor, across: Tensor) -> Tensor:
+    """The sum of each place and its eight neighbours, made in `across` by way of `down`; beyond the edge are zeros."""
+    down.copy_(values)
     down[..., 1:, :] += values[..., :-1, :]
     down[..., :-1, :] += values[..., 1:, :]
-    across = down.clone()
+    across.copy_(down)
     across[..., 1:] += down[..., :-1]
     across[..., :-1] += down[..., 1:]
     return across
@@ -80,7 +80,7 @@ def shares(mask: Mask, rounds: int, dtype: torch.dtype) -> list[Tensor]:
     valid = mask.numbers(torch.float64 if dtype == torch.float64 else torch.float32)
     weights = []
     for _ in range(rounds):
-        near = _box(valid)
+        near = _box(valid, torch.empty_like(valid), torch.empty_like(valid))
         weights.append(((1 - valid) / (near + _FEW)).to(dtype))
         valid = (valid + near).clamp(max=1)
     return weights
@@ -88,10 +88,13 @@ def shares(mask: Mask, rounds: int, dtype: torch.dtype) -> list[Tensor]:
 
 def filled(values: Tensor, weights: list[Tensor]) -> Tensor:
     """`values` with the holes next to valid places filled by the mean of these, as many times over as there are weights."""
-    for weight in weights:
-        # Detached, as in the reference: no gradient runs through what was made up.
-        values = torch.addcmul(values, _box(values.detach()), weight)
-    return values
+    made = known = values.detach()
+    # Room is taken once, and the rounds take turns in it: to ask for it takes longer than to fill it.
+    down, *turns = (torch.empty_like(known) for _ in range(min(len(weights), 2) + 1))
+    for place, weight in enumerate(weights):
+        made = _box(made, down, turns[place % 2]).mul_(weight).add_(made)
+    # As in the reference, no gradient runs through what was made up.
+    return values + (made - known) if values.requires_grad else made
 
 
 def filled_inside(values: Tensor, weights: list[Tensor], sides: Sides) -> Tensor:

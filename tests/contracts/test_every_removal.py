@@ -328,7 +328,7 @@ def test_settings_are_plain_values_that_print_as_they_are_read(removal):
 def test_it_says_what_it_is_and_where_it_runs(removal):
     assert removal.paper and type(removal).__doc__ and removal.runs_on
     assert isinstance(removal.batched, bool) and isinstance(removal.sees_removed, bool)
-    assert ("one image at a time" in removal.runs_on) is not removal.batched
+    assert (removal.runs_on == "the host") is not removal.batched
 
 
 def test_the_table_is_not_empty():
