@@ -10,6 +10,7 @@ the background. Without `--weights` torchvision downloads its own.
 from __future__ import annotations
 
 import argparse
+import io
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -21,32 +22,32 @@ from skimage import data
 from torch import Tensor
 
 import attribkit as ak
-from attribkit.methods import Method, method
+from attribkit.methods import method
 from attribkit.report.figures import compare_figure, png
 
 PHOTOGRAPHS = {"astronaut": data.astronaut, "coffee": data.coffee, "chelsea": data.chelsea}
 PLANTED = 3
-# For photographs, and for planted images, which are 64 pixels wide: windows and regions in proportion.
-SHEETS: dict[str, tuple[tuple[str, str], ...]] = {
-    "gradients and CAMs": (
-        ("GradCAM()", "GradCAM()"),
-        ("HiResCAM()", "HiResCAM()"),
-        ("GradCAMPlusPlus()", "GradCAMPlusPlus()"),
-        ("XGradCAM()", "XGradCAM()"),
-        ("LayerCAM()", "LayerCAM()"),
-        ("Smooth(Gradient(), kind='squared')", "Smooth(Gradient(), kind='squared')"),
-        ("IntegratedGradients()", "IntegratedGradients()"),
-        ("GaussianSmooth(IntegratedGradients(), kernel=33)", "GaussianSmooth(IntegratedGradients(), kernel=9)"),
+# A heading, and the method for photographs and for planted images, which are 64 pixels wide: windows and regions in proportion.
+SHEETS: dict[str, tuple[tuple[str, str, str], ...]] = {
+    "gradients-and-cams": (
+        ("Grad-CAM", "GradCAM()", "GradCAM()"),
+        ("HiRes-CAM", "HiResCAM()", "HiResCAM()"),
+        ("Grad-CAM++", "GradCAMPlusPlus()", "GradCAMPlusPlus()"),
+        ("XGrad-CAM", "XGradCAM()", "XGradCAM()"),
+        ("Layer-CAM", "LayerCAM()", "LayerCAM()"),
+        ("SmoothGrad, squared", "Smooth(kind='squared')", "Smooth(kind='squared')"),
+        ("Integrated Gradients", "IntegratedGradients()", "IntegratedGradients()"),
+        ("the same, smoothed", "GaussianSmooth(kernel=33)", "GaussianSmooth(kernel=9)"),
     ),
-    "regions and removals": (
-        ("XRAI()", "XRAI()"),
-        ("CounterfactualInfill(steps=150)", "CounterfactualInfill(steps=150)"),
-        ("CounterfactualInfill(objective='sdr', steps=150)", "CounterfactualInfill(objective='sdr', steps=150)"),
-        ("LayerMasking(segmenter=SLIC())", "LayerMasking(segmenter=SLIC())"),
-        ("RegionRemoval(segmenter=SLIC())", "RegionRemoval(segmenter=SLIC())"),
-        ("Occlusion(window=32, stride=8)", "Occlusion(window=12, stride=4)"),
-        ("RISE(samples=2000)", "RISE(samples=2000)"),
-        ("PytorchGradCAM('FinerCAM')", "PytorchGradCAM('FinerCAM')"),
+    "regions-and-removals": (
+        ("XRAI", "XRAI()", "XRAI()"),
+        ("FIDO, kept", "CounterfactualInfill(steps=150)", "CounterfactualInfill(steps=150)"),
+        ("FIDO, destroyed", "CounterfactualInfill('sdr', steps=150)", "CounterfactualInfill('sdr', steps=150)"),
+        ("layer masking", "LayerMasking(SLIC())", "LayerMasking(SLIC())"),
+        ("regions, blurred", "RegionRemoval(segmenter=SLIC())", "RegionRemoval(segmenter=SLIC())"),
+        ("Occlusion", "Occlusion(window=32, stride=8)", "Occlusion(window=12, stride=4)"),
+        ("RISE", "RISE(samples=2000)", "RISE(samples=2000)"),
+        ("Finer-CAM", "PytorchGradCAM('FinerCAM')", "PytorchGradCAM('FinerCAM')"),
     ),
 }
 
@@ -83,45 +84,40 @@ def _shown(model: ak.VisionModel, images: Tensor, names: list[str]) -> Shown:
     return Shown(model, batch, model.preprocessing.pixels(images), titles)
 
 
-def sheet(shown: list[Shown], pairs: tuple[tuple[str, str], ...], out: Path) -> list[ak.Attribution]:
-    """One picture: a row for each image and a column for each method."""
-    columns: dict[str, list[Tensor]] = {}
-    kept = []
-    for pair in pairs:
-        made: list[Method] = [method(text) for text in pair]
-        for each, which in zip(shown, made, strict=True):
+def sheet(shown: list[Shown], columns: tuple[tuple[str, str, str], ...], out: Path) -> list[ak.Attribution]:
+    """One picture: for each model a row an image and a column a method, each column with a scale of its own."""
+    parts, kept = [], []
+    for place, each in enumerate(shown):
+        found: dict[str, Tensor] = {}
+        for heading, *texts in columns:
             began = time.perf_counter()
-            maps = which(each.model, each.batch)
-            print(f"{which.brief()} on {each.model.name}: {time.perf_counter() - began:.1f} s", flush=True)
-            columns.setdefault(made[0].brief(), []).extend(maps.maps)
+            maps = method(texts[place])(each.model, each.batch)
+            print(f"{texts[place]} on {each.model.name}: {time.perf_counter() - began:.1f} s", flush=True)
+            found[heading] = maps.maps
             kept.append(maps)
-    images = [image for each in shown for image in each.pixels]
-    titles = [title for each in shown for title in each.titles]
-    saved(png(compare_figure(images, columns, titles=titles)), out)
+        figure = compare_figure(list(each.pixels), found, titles=each.titles)
+        parts.append(Image.open(io.BytesIO(png(figure))).convert("RGB"))
+    canvas = Image.new("RGB", (max(part.width for part in parts), sum(part.height for part in parts)), "white")
+    for place, part in enumerate(parts):
+        canvas.paste(part, (0, sum(earlier.height for earlier in parts[:place])))
+    canvas.save(out, quality=85)
     return kept
 
 
 def counterfactuals(shown: list[Shown], maps: list[ak.Attribution], out: Path, side: int = 224) -> None:
     """One picture: the images above, and below them what the model would have to see."""
-    found = [each for each in maps if "counterfactual" in each.extras]
     above = [image for each in shown for image in each.pixels]
     rows = [above]
-    for objective in range(0, len(found), len(shown)):
-        pictures = zip(shown, found[objective : objective + len(shown)], strict=True)
+    for objective in ("ssr", "sdr"):
+        found = [each for each in maps if f"objective={objective!r}" in each.method and "counterfactual" in each.extras]
+        pictures = zip(shown, found, strict=True)
         rows.append([image for each, one in pictures for image in each.model.preprocessing.pixels(one.extras["counterfactual"])])
     canvas = Image.new("RGB", (len(above) * (side + 4), len(rows) * (side + 4)), "white")
     for down, row in enumerate(rows):
         for across, image in enumerate(row):
             pixels = (255 * image.permute(1, 2, 0)).round().byte().numpy()
             canvas.paste(Image.fromarray(np.ascontiguousarray(pixels)).resize((side, side)), (across * (side + 4), down * (side + 4)))
-    canvas.save(out, quality=88)
-
-
-def saved(whole: bytes, out: Path) -> None:
-    """A picture as JPEG, which is small enough for a repository."""
-    import io
-
-    Image.open(io.BytesIO(whole)).convert("RGB").save(out, quality=88)
+    canvas.save(out, quality=85)
 
 
 def main() -> None:
@@ -134,7 +130,7 @@ def main() -> None:
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     shown = [photographs(given), planted()]
-    maps = [each for name, pairs in SHEETS.items() for each in sheet(shown, pairs, given.out / f"{name.replace(' ', '-')}.jpg")]
+    maps = [each for name, columns in SHEETS.items() for each in sheet(shown, columns, given.out / f"{name}.jpg")]
     counterfactuals(shown, maps, given.out / "counterfactuals.jpg")
 
 

@@ -8,7 +8,7 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
-from models import GapCNN, LinearModel, Raising, Recorded, ResidualCNN, TinyViT, adapted, shaken
+from models import Block, GapCNN, LinearModel, Raising, Recorded, ResidualCNN, TinyViT, adapted, shaken
 from torch import nn
 
 from attribkit.errors import Unsupported
@@ -412,6 +412,15 @@ def test_what_joined_channels_keep(concat, expected):
     assert mask_after(Join(), [[0, 0, 1, 0, 0]], policy=LayerMask(concat=concat)) == [expected]
 
 
+def test_a_tie_is_no_majority():
+    class Two(Join):
+        def forward(self, x):
+            return torch.cat([x, self.sides(x)], 1)
+
+    assert mask_after(Two(), [[0, 0, 1, 1, 0]], policy=LayerMask(concat="majority")) == [[0, 0, 1, 1, 0]]
+    assert mask_after(Two(), [[0, 0, 1, 0, 0]], policy=LayerMask(concat="majority")) == [[0, 0, 0, 0, 0]]
+
+
 @pytest.mark.parametrize(("concat", "expected"), [("union", [1, 1, 0, 1]), ("majority", [1, 0, 0, 0]), ("intersection", [1, 0, 0, 0])])
 def test_places_that_become_channels_vote_as_channels_do(concat, expected):
     class Merge(nn.Module):
@@ -551,6 +560,21 @@ def test_a_flattened_map_has_zeros_in_its_holes():
     torch.testing.assert_close(LayerMask()(adapted(net), images, keep), expected.detach())
 
 
+def test_a_flattened_map_of_which_nothing_is_left_is_warned_of():
+    class Sparse(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 2, 1, stride=4), nn.Linear(2 * 6 * 10, 5)
+
+        def forward(self, x):
+            return self.head(self.conv(x).flatten(1))
+
+    keep, net = torch.zeros(1, 24, 40), Sparse()
+    keep[:, 1::4] = 1  # rows that no window looks at
+    with pytest.warns(UserWarning, match="nothing is left of some images in the last features of Sparse"):
+        same(LayerMask()(adapted(net), torch.randn(1, 3, 24, 40), keep)[0], net.head.bias.detach())
+
+
 # Tokens -----------------------------------------------------------------------------------------------------------------------------
 
 
@@ -608,6 +632,32 @@ def test_removed_tokens_are_not_in_the_mean():
         tokens = block(tokens)
     expected = net.head(net.norm(tokens).mean(1))
     torch.testing.assert_close(LayerMask()(adapted(net), images, keep), expected.detach(), rtol=1e-10, atol=1e-10)
+
+
+def test_attention_written_out_drops_tokens_as_the_fused_one_does():
+    class Written(Block):
+        def forward(self, tokens):
+            query, key, value = self.qkv(self.norm1(tokens)).chunk(3, -1)
+            weights = (query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5).softmax(-1)
+            tokens = tokens + self.proj(weights @ value)
+            return tokens + self.mlp(self.norm2(tokens))
+
+    class Lettered(Block):
+        def forward(self, tokens):
+            query, key, value = self.qkv(self.norm1(tokens)).chunk(3, -1)
+            scores = torch.einsum("bid,bjd->bij", query, key) / query.shape[-1] ** 0.5
+            tokens = tokens + self.proj(torch.einsum("b i j, b j d -> b i d", F.softmax(scores, dim=2), value))
+            return tokens + self.mlp(self.norm2(tokens))
+
+    fused, images = TinyViT().double(), torch.randn(2, 3, 24, 40, dtype=torch.float64)
+    nn.init.normal_(fused.blocks[1].qkv.weight)  # attention that differs between tokens
+    keep = blocks(2, (24, 40))
+    expected = LayerMask()(adapted(fused), images, keep)
+    for kind in (Written, Lettered):
+        other = TinyViT().double()
+        other.blocks = nn.ModuleList([kind(12).double() for _ in range(2)])
+        other.load_state_dict(fused.state_dict())
+        torch.testing.assert_close(LayerMask()(adapted(other), images, keep), expected, rtol=1e-10, atol=1e-10)
 
 
 def test_where_no_token_is_left_a_warning_names_what_avoids_it():
@@ -669,6 +719,32 @@ def test_an_operation_without_a_rule_may_be_let_through_where_it_keeps_the_shape
     same(logits, LayerMask(unknown="remask")(model, images.masked_fill(keep[:, None] == 0, 7.0), keep))
     with pytest.raises(Unsupported, match="'conv_transpose2d' whose result has another shape"):
         LayerMask(unknown="remask")(adapted(Between(UNKNOWN["conv_transpose2d"])), images, keep)
+
+
+def test_what_is_let_through_is_zero_in_its_holes():
+    class Through(nn.Module):
+        def forward(self, x):
+            return x.cumsum(3)
+
+    assert mask_after(Through(), [[1, 0, 1, 0]], policy=LayerMask(unknown="remask")) == [[1, 0, 1, 0]]
+
+
+def test_a_compiled_network_is_followed_as_it_was_written():
+    module, images, keep = ResidualCNN(), torch.randn(2, 3, 24, 40), blocks(2, (24, 40))
+    expected = LayerMask()(adapted(module), images, keep)
+    same(LayerMask()(adapted(torch.compile(module, backend="eager")), images, keep), expected)
+
+
+def test_a_scripted_function_inside_is_noticed():
+    class Scripted(GapCNN):
+        def forward(self, images):
+            return self.head(scripted(self.features(images)).mean((2, 3)))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scripted = torch.jit.script(torch.nn.functional.softsign)
+    with pytest.raises(Unsupported, match="layer masking cannot follow Scripted: something that is no PyTorch function"):
+        LayerMask()(adapted(Scripted()), torch.randn(1, 3, 24, 40), torch.zeros(1, 24, 40))
 
 
 def test_torchscript_is_refused_with_the_reason(recwarn):

@@ -11,6 +11,7 @@ from torch import nn
 
 from attribkit.errors import Unsupported
 from attribkit.removals import LayerMask
+from attribkit.removals.carrying import Carrying, tensors
 
 WIDE = (64, 96)
 
@@ -42,6 +43,24 @@ def blocks(count: int, size) -> torch.Tensor:
     keep[0], keep[-1] = True, False
     keep[1:-1, :16, :16], keep[1:-1, 16:32, 16:32] = True, False
     return keep
+
+
+class Checking(Carrying):
+    """As `Carrying`, and after each single operation what is in the holes is zero, and the mask fits."""
+
+    def _marked(self, output, mask):
+        result = super()._marked(output, mask)
+        for each in tensors(result):
+            own = self.masks[each]
+            if own is not None:
+                assert own.on.ndim == each.ndim
+                assert not each.detach().masked_fill(own.on, 0).any()
+        return result
+
+
+@pytest.fixture(autouse=True)
+def _every_operation_is_checked(monkeypatch):
+    monkeypatch.setattr("attribkit.removals.layer_masking.Carrying", Checking)
 
 
 def quietly(removal, model, images, keep):
