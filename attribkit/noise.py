@@ -20,12 +20,12 @@ def keys(images: Tensor, *seeds: int | Tensor) -> Tensor:
     """
     if images.shape[1:2] != (3,):
         images = images.new_zeros(len(images), 1)
-    bits = images.float().contiguous().view(torch.int32).flatten(1).to(torch.int64)
+    bits = (images.float() + 0.0).contiguous().view(torch.int32).flatten(1).to(torch.int64)
     places = torch.arange(1, bits.shape[1] + 1, device=images.device)
-    key = _mixed((bits * (_mixed(places * _STEP) | 1)).sum(1))  # a sum that wraps around is the same in any order
+    key = mixed((bits * (mixed(places * _STEP) | 1)).sum(1))  # a sum that wraps around is the same in any order
     for seed in seeds:
         # One more than the seed, since what has no bits set stays so when it is mixed: a black image under seed 0.
-        key = _mixed(key + _STEP * ((seed if isinstance(seed, Tensor) else key.new_tensor(seed % 2**63)) + 1))
+        key = mixed(key + _STEP * ((seed if isinstance(seed, Tensor) else key.new_tensor(seed % 2**63)) + 1))
     return key
 
 
@@ -45,10 +45,10 @@ def normal(key: Tensor, count: int) -> Tensor:
 
 def _bits(key: Tensor, count: int) -> Tensor:
     """64 random bits for each key and place: a counter-based generator, since one with a state would tie a draw to those before it."""
-    return _mixed(key.unsqueeze(1) + torch.arange(1, count + 1, device=key.device) * _STEP)
+    return mixed(key.unsqueeze(1) + torch.arange(1, count + 1, device=key.device) * _STEP)
 
 
-def _mixed(numbers: Tensor) -> Tensor:
+def mixed(numbers: Tensor) -> Tensor:
     """int64 -> int64, each bit of the input stirred into all bits of the output."""
     for shift, factor in _FACTORS:
         numbers = (numbers ^ _shifted(numbers, shift)) * factor

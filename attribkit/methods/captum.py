@@ -32,6 +32,7 @@ _GIVEN = (
     *("feature_mask", "layer_mask", "perm_func", "similarity_func", "perturb_func", "custom_attribution_func", "grad_kwargs"),
     *("show_progress", "verbose", "return_input_shape"),
 )
+_NOISY = 8  # noisy copies of an image at once
 _FORWARDS_ALONE = ("Occlusion", "Ablation", "Permutation", "ShapleyValue", "Lime", "KernelShap", "LayerActivation")
 _AT_A_LAYER = ("Layer", "Neuron", "GuidedGradCam", "InternalInfluence")
 _OF_INPUT = ("attribute_to_layer_input", "attribute_to_neuron_input")
@@ -208,6 +209,8 @@ class _Call:
             found["perturbations_per_eval"] = model.max_rows if "Permutation" not in self.name else max(1, model.max_rows // 2)
         if "internal_batch_size" in self.known:
             found["internal_batch_size"] = max(model.max_rows, self.rows * len(images))
+        if "nt_samples_batch_size" in self.known:
+            found["nt_samples_batch_size"] = _NOISY  # and not `max_rows`, with which the order of the draws would change
         if "sliding_window_shapes" in self.known:
             found["sliding_window_shapes"] = (images.shape[1], min(16, height), min(16, width))
             if "sliding_window_shapes" not in self.asked:

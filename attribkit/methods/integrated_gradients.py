@@ -77,16 +77,18 @@ def path_gradient(model: VisionModel, images: Tensor, baseline: Tensor, targets:
     count = len(images)
     at, weights = images.new_tensor(rule).unbind(1)
     total = torch.zeros_like(images)
-    first = 0
-    while first < count * len(rule):
-        last = min(first + model.max_rows, count * len(rule))  # which may have become smaller, when memory ran out
-        pairs = torch.arange(first, last, device=images.device)
+
+    def work(rows: slice) -> Tensor:
+        pairs = torch.arange(rows.start, rows.stop, device=images.device)
         which, point = pairs % count, pairs // count
         path = baseline[which] + at[point].view(-1, 1, 1, 1) * (images[which] - baseline[which])
-        gradients = model.gradient(path, targets[which]) * weights[point].view(-1, 1, 1, 1)
-        for _, one, gradient in turns(slice(first, last), count):
+        return model.gradient(path, targets[which]) * weights[point].view(-1, 1, 1, 1)
+
+    def take(rows: slice, gradients: Tensor) -> None:
+        for _, one, gradient in turns(rows, count):
             total[one] += gradients[gradient]
-        first = last
+
+    model.each_rows(work, count * len(rule), take)
     return total
 
 

@@ -15,6 +15,7 @@ from ..errors import BadInput
 from ..maps import resize
 from ..model.memory import full_precision
 from ..noise import keys, uniform
+from ..progress import report
 from ..registry import AtLeast
 from ..removals.base import Ask, Fill, Removal
 from ..removals.fill import Constant
@@ -133,21 +134,26 @@ class RISE(Method):
             masks = masks.to(images.dtype) if soft else masks > 0.5
             return targets[which].of(ask(which, masks[sample])) - whole[which], masks
 
-        model.each_rows(work, count * self.samples, sums.add)
-        return sums.change(self.samples)
+        def take(rows: slice, part: tuple[Tensor, Tensor]) -> None:
+            sums.add(rows, part)
+            report(rows.stop, count * self.samples, self.name)
+
+        model.each_rows(work, count * self.samples, take)
+        return sums.change(self.samples).to(images.dtype)
 
 
 class _Sums:
     """What RISE must know of all pairs of an image and a mask, every image with one mask before any with the next, and no more.
 
-    For each image the sum of change * mask and the sum of changes; for each pixel how often it was kept, over all pairs.
+    For each image the sum of change * mask and the sum of changes; for each pixel how often it was kept, over all pairs. In double
+    precision, since the map is a small difference of the two means, and must not depend on where rows were cut.
     """
 
     def __init__(self, images: Tensor) -> None:
         self.count, self.shape = len(images), (len(images), images.shape[-2], images.shape[-1])
-        self.moment = images.new_zeros(self.shape).flatten(1)
-        self.kept = images.new_zeros(self.moment.shape[1])
-        self.total = images.new_zeros(self.count)
+        self.moment = images.new_zeros(self.shape, dtype=torch.float64).flatten(1)
+        self.kept = self.moment.new_zeros(self.moment.shape[1])
+        self.total = self.moment.new_zeros(self.count)
 
     def pairs(self, rows: slice) -> tuple[Tensor, Tensor]:
         """The image of each pair, and its mask, counted from the first one of these pairs; (R,) int64 each."""

@@ -12,12 +12,10 @@ import math
 import torch
 from torch import Tensor
 
+from ..noise import mixed
+
 _BITS = 64  # masks in a word of int64
 _OFTEN = 8  # steps between looks at what is left, each of which waits for the device
-
-# What stirs the bits of a signature: SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, OOPSLA 2014).
-_STEP = 0x9E3779B97F4A7C15 - 2**64
-_FACTORS = ((30, 0xBF58476D1CE4E5B9 - 2**64), (27, 0x94D049BB133111EB - 2**64), (31, 1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +156,7 @@ def _take(step: int, new: Tensor, taken: Tensor, left: Tensor) -> None:
 
 def _summed(values: Tensor, lengths: Tensor) -> Tensor:
     """Sums of runs of values, one run after another; in the order they lie in, so that nothing else decides the last digit."""
-    return torch.segment_reduce(values, "sum", lengths=lengths, initial=0)
+    return torch.segment_reduce(values, "sum", lengths=lengths, initial=0, unsafe=True)  # safe waits for the device to check them
 
 
 def _words(labels: Tensor) -> Tensor:
@@ -190,7 +188,5 @@ def _dilated(words: Tensor, radius: int) -> Tensor:
 
 def _signatures(words: Tensor) -> Tensor:
     """A number for each pixel, the same for the same words and different for different ones (but for a chance of 2^-64 a pair); (B, P)."""
-    number = words + torch.arange(1, words.shape[1] + 1, device=words.device).unsqueeze(1) * _STEP
-    for shift, factor in _FACTORS:
-        number = (number ^ (number >> shift & (1 << 64 - shift) - 1)) * factor
-    return number.sum(1)
+    places = torch.arange(1, words.shape[1] + 1, device=words.device).unsqueeze(1)
+    return mixed(words + mixed(places)).sum(1)

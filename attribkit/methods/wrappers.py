@@ -50,21 +50,25 @@ class Smooth(Wrapper):
         return self.kind == "mean" and self.method.signed
 
     def _maps(self, model: VisionModel, images: Tensor, targets: Targets) -> Tensor:
-        count, first, key = len(images), 0, keys(images, self.seed)
+        count, key = len(images), keys(images, self.seed)
         mean = scatter = images.new_zeros(())
-        while first < count * self.samples:
-            last = min(first + model.max_rows, count * self.samples)  # which may have become smaller, when memory ran out
-            pairs = torch.arange(first, last, device=images.device)
+
+        def work(rows: slice) -> Tensor:
+            pairs = torch.arange(rows.start, rows.stop, device=images.device)
             which, sample = pairs % count, pairs // count
             found = self.method.explained(model, self._noisy(images[which], key[which] + sample), targets[which]).maps
-            if not first:
+            return found.square() if self.kind == "squared" else found
+
+        def take(rows: slice, found: Tensor) -> None:
+            nonlocal mean, scatter
+            if not rows.start:
                 mean, scatter = (found.new_zeros(count, *found.shape[1:]) for _ in range(2))
-            for number, one, row in turns(slice(first, last), count):
-                value = found[row].square() if self.kind == "squared" else found[row]
-                step = value - mean[one]
+            for number, one, row in turns(rows, count):
+                step = found[row] - mean[one]
                 mean[one] += step / (number + 1)  # Welford's way: what does not vary has a variance of exactly 0
-                scatter[one] += step * (value - mean[one])
-            first = last
+                scatter[one] += step * (found[row] - mean[one])
+
+        model.each_rows(work, count * self.samples, take)
         return scatter / self.samples if self.kind == "variance" else mean
 
     def _noisy(self, images: Tensor, key: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from ..errors import BadInput, OutOfMemory, UnknownName, Unsupported
 from ..images import Preprocessing
 from . import families
 from .answer import checked, class_index, logits_in
-from .memory import ChannelsLastRefused, full_precision, ordinary_tensors, unless_out_of_memory
+from .memory import ONE_AT_A_TIME, ChannelsLastRefused, full_precision, ordinary_tensors, unless_out_of_memory
 from .taps import as_written, tapped
 from .tokens import Layout, layout
 
@@ -271,9 +271,15 @@ class VisionModel:
     @contextlib.contextmanager
     def studied(self) -> Iterator[VisionModel]:
         """The module in evaluation mode with frozen weights, and afterwards as it was, also when the body raises."""
-        if self._inside:
-            yield self
-            return
+        with ONE_AT_A_TIME:
+            if self._inside:
+                yield self
+            else:
+                with self._studied():
+                    yield self
+
+    @contextlib.contextmanager
+    def _studied(self) -> Iterator[None]:
         # Flags are set one by one, not through `train()`: a module may override that, and each submodule has a flag of its own.
         training = [module for module in self.module.modules() if module.training]
         # The flag of a weight that was made in inference mode cannot be set outside it.
@@ -288,7 +294,7 @@ class VisionModel:
                 weight.requires_grad_(False)
             # A model that draws random numbers, such as dropout that is never off, takes none from the caller's sequence.
             with torch.random.fork_rng(devices, device_type="cuda"), ordinary_tensors(), torch.no_grad(), exact:
-                yield self
+                yield
         finally:
             self._inside = False
             for module in training:
@@ -323,10 +329,10 @@ class VisionModel:
                 if part is not None:
                     take(rows, part)
                     start = rows.stop
-                elif rows.stop - start == 1:
+                elif self.max_rows == 1:
                     raise self._out_of_memory()
-                else:
-                    self._max_rows = (rows.stop - start) // 2
+                else:  # of one row another library may make many, up to `max_rows`: then half as many of those
+                    self._max_rows = (rows.stop - start if rows.stop - start > 1 else self.max_rows) // 2
 
     def _derivative(self, score: Tensor, leaf: Tensor, what: str) -> Tensor:
         if not score.requires_grad:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 
 T = TypeVar("T")
+# Whoever studies a model changes flags and hooks of its modules, and saves random states that are the process's: other threads wait.
+ONE_AT_A_TIME = threading.RLock()
 _LOW = (torch.bfloat16, torch.float16)
 
 
