@@ -121,6 +121,13 @@ class Batch:
             None if self.logits is None else self.logits[rows],
         )
 
+    def check_finite(self) -> None:
+        """Raise `BadInput` that names the images with NaN or infinite values; what methods make of those may look like a map."""
+        finite = self.images.flatten(1).isfinite().all(1)
+        if not finite.all():
+            wrong = [self.ids[int(row)] for row in (~finite).nonzero()]
+            raise BadInput(f"images: got NaN or infinity in {', '.join(wrong[:3])}{' ...' * (len(wrong) > 3)}, allowed: finite values")
+
     def region(self, name: str) -> Tensor:
         """The mask called `name`, (B, H, W); `UnknownName` lists what there is."""
         if name not in self.regions:

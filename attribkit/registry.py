@@ -223,7 +223,7 @@ def _parsed(text: str, kind: str) -> ast.expr:
 def _value(node: ast.expr, text: str, tables: tuple[Table[Any], ...]) -> Any:
     if isinstance(node, ast.Call):
         return _called(node, text, tables)
-    if isinstance(node, ast.Name) and any(node.id in (name, cls.__name__) for table in tables for name, cls in table.items()):
+    if isinstance(node, ast.Name) and any(node.id in (name, cls.__name__) for table in tables for name, cls in _settings(table).items()):
         return _called(ast.Call(func=node, args=[], keywords=[]), text, tables)
     if isinstance(node, ast.Tuple | ast.List):
         return tuple(_value(item, text, tables) for item in node.elts)
@@ -259,12 +259,15 @@ def _first(hint: Any, tables: tuple[Table[Any], ...]) -> tuple[Table[Any], ...]:
 
 def _find(name: str, tables: tuple[Table[Any], ...]) -> type[Any]:
     for table in tables:
-        if name in table:
-            return table[name]
-        for cls in table.values():
-            if cls.__name__ == name:
+        for own, cls in _settings(table).items():
+            if name in (own, cls.__name__):
                 return cls
     raise UnknownName(tables[0].kind, short(name), tables[0])
+
+
+def _settings(table: Table[Any]) -> dict[str, type[Settings]]:
+    """The classes of a table whose objects a text can describe; problems, for one, hold a model."""
+    return {name: cls for name, cls in table.items() if issubclass(cls, Settings)}
 
 
 def _made(cls: type[Any], settings: dict[str, Any], text: str) -> Any:

@@ -41,7 +41,7 @@ from attribkit.segments import Felzenszwalb, Squares
 
 WINDOW, STRIDE = 32, 32
 SAMPLES = 64  # of RISE
-STEPS, DRAWS = 4, 8  # of the counterfactual in-fill
+STEPS, DRAWS = 2, 8  # of the counterfactual in-fill
 
 
 def batch_of(it: Subject) -> ak.Batch:
@@ -141,11 +141,11 @@ def regions(it: Subject) -> dict[str, Run]:
 
 def rise(it: Subject) -> dict[str, Run]:
     """Random masks; the loop of the paper, whose masks are made beforehand."""
-    masks = torch.rand(SAMPLES, 1, *it.images.shape[-2:])
+    masks = torch.rand(SAMPLES, 1, *it.images.shape[-2:]).to(it.images)
     ours = as_attribkit_runs_it(it, ROWS)
 
     def loop() -> Tensor:
-        total = torch.zeros(len(ours), *ours.shape[-2:])
+        total = ours.new_zeros(len(ours), *ours.shape[-2:])
         for place, image in enumerate(ours):
             for first in range(0, SAMPLES, ROWS):
                 part = masks[first : first + ROWS]
@@ -175,7 +175,7 @@ def masking(it: Subject) -> dict[str, Run]:
 def infills(it: Subject) -> dict[str, Run]:
     """Counterfactual in-fill against its steps x draws forward and backward passes."""
     ours = as_attribkit_runs_it(it, ROWS)
-    rows = torch.arange(STEPS * DRAWS * len(ours)) % len(ours)
+    rows = torch.arange(STEPS * DRAWS * len(ours), device=ours.device) % len(ours)
     short = CounterfactualInfill(steps=STEPS, samples=DRAWS)
 
     def passes() -> None:
@@ -208,8 +208,8 @@ def regions_ranked(it: Subject) -> dict[str, Run]:
     }
     if importlib.util.find_spec("saliency") is not None:
         pair: Any = importlib.import_module("saliency.core")
-        pictures = (255 * it.model.preprocessing.pixels(it.images)).permute(0, 2, 3, 1).numpy()
-        maps = it.images.sum(1).numpy()
+        pictures = (255 * it.model.preprocessing.pixels(it.images)).permute(0, 2, 3, 1).cpu().numpy()
+        maps = it.images.sum(1).cpu().numpy()
 
         def theirs() -> None:
             for picture, base in zip(pictures, maps, strict=True):

@@ -26,13 +26,13 @@ class Subject(NamedTuple):
     layer: str
 
 
-def subject(name: str, batch: int, size: int, weights: str | None = None) -> Subject:
+def subject(name: str, batch: int, size: int, weights: str | None = None, device: str = "cpu") -> Subject:
     """A network of torchvision with random weights or those of a file, and `batch` random images."""
     torch.manual_seed(0)
-    wrapped = ak.load_model(f"torchvision/{name}", weights=weights, size=size)
+    wrapped = ak.load_model(f"torchvision/{name}", weights=weights, size=size, device=device)
     frozen = copy.deepcopy(wrapped.module).requires_grad_(False)
-    index = torch.arange(batch) % 1000
-    return Subject(name, wrapped.module, frozen, wrapped, torch.randn(batch, 3, size, size), index, wrapped.layer)
+    index = torch.arange(batch, device=device) % 1000
+    return Subject(name, wrapped.module, frozen, wrapped, torch.randn(batch, 3, size, size).to(device), index, wrapped.layer)
 
 
 def on_photographs(it: Subject) -> Subject:
@@ -41,7 +41,7 @@ def on_photographs(it: Subject) -> Subject:
     from skimage import data
 
     taken = [Image.fromarray(picture()) for picture in (data.astronaut, data.coffee, data.chelsea)]
-    prepared = torch.stack([it.model.preprocessing(picture) for picture in taken])
+    prepared = torch.stack([it.model.preprocessing(picture) for picture in taken]).to(it.images.device)
     images = torch.cat((prepared, prepared.flip(3))).repeat(-(-len(it.images) // 6), 1, 1, 1)[: len(it.images)]
     return it._replace(images=images, classes=it.model.logits(images).argmax(1))
 
@@ -100,7 +100,7 @@ def path_by_hand(it: Subject, images: Tensor, steps: int, rows: int) -> Tensor:
     points = [(at, weight, row) for at, weight in quadrature("gauss_legendre", steps) for row in range(len(images))]
     for first in range(0, len(points), rows):
         part = points[first : first + rows]
-        at = torch.tensor([point for point, _, _ in part]).view(-1, 1, 1, 1)
+        at = images.new_tensor([point for point, _, _ in part]).view(-1, 1, 1, 1)
         chosen = [row for _, _, row in part]
         gradients = forward_and_gradient(
             it.frozen, (at * images[chosen]).contiguous(memory_format=memory_format(images)), it.classes[chosen], rows

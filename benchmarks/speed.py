@@ -44,7 +44,7 @@ def ratios(given: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     for name in given.model or NETWORKS:
         for batch in given.batch:
-            it = subject(name, batch, given.size, weights=given.weights.get(name))
+            it = subject(name, batch, given.size, weights=given.weights.get(name), device=given.device)
             part = compared(f"CAMs, {name}, batch {batch}", contenders.cams(it), given.rounds, base="by hand")
             for steps in given.steps if batch in given.path_batch else ():
                 runs = contenders.paths(it, steps)
@@ -60,7 +60,7 @@ def family(given: argparse.Namespace) -> list[dict[str, Any]]:
     make, base = contenders.FAMILIES[given.what]
     for name in given.model or NETWORKS[:2]:
         for batch in given.batch:
-            it = subject(name, batch, given.size, weights=given.weights.get(name))
+            it = subject(name, batch, given.size, weights=given.weights.get(name), device=given.device)
             part = compared(f"{given.what}, {name}, batch {batch}", make(it), given.rounds, base=base)
             printed(part)
             rows += part
@@ -72,7 +72,7 @@ def precision(given: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     print("\n| network | method | rank correlation | lowest |\n|---|---|---|---|")
     for name in given.model or NETWORKS[1:2]:
-        it = on_photographs(subject(name, 6, given.size, weights=given.weights.get(name)))
+        it = on_photographs(subject(name, 6, given.size, weights=given.weights.get(name), device=given.device))
         low = ak.VisionModel(it.module, preprocessing=it.model.preprocessing, layer=it.layer, precision="bf16")
         batch = contenders.batch_of(it)
         for method in contenders.SHORT:
@@ -92,7 +92,7 @@ def layouts(given: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     for name in given.model or LAYOUT_NETWORKS:
         for batch in given.batch:
-            it = subject(name, batch, given.size)
+            it = subject(name, batch, given.size, device=given.device)
             last = it.images.contiguous(memory_format=torch.channels_last)
             ready = copy.deepcopy(it.frozen).to(memory_format=torch.channels_last)
             ways = {"contiguous": (it.frozen, it.images), "images channels-last": (it.frozen, last), "and weights": (ready, last)}
@@ -163,6 +163,7 @@ def main() -> None:
     parser.add_argument("--path-rounds", type=int, default=3, help="rounds of Integrated Gradients")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--weights", type=_weights, action="append", default=[], metavar="NETWORK=FILE", help="instead of random ones")
+    parser.add_argument("--device", default="cpu", help="cuda, for one")
     parser.add_argument("--threads", type=int, help="of torch; all cores by default")
     parser.add_argument("--json", type=Path, help="file to write all rows to")
     parser.add_argument("--who", default="attribkit", help=argparse.SUPPRESS)

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import torch
+
 Run = Callable[[], object]
 
 
@@ -25,6 +27,8 @@ def measured(contenders: dict[str, Run], rounds: int) -> dict[str, list[Cost]]:
         for name in order:
             wall, cpu = time.perf_counter(), time.process_time()
             contenders[name]()
+            if torch.cuda.is_available():  # which else would still be at work
+                torch.cuda.synchronize()
             cost = Cost(time.perf_counter() - wall, time.process_time() - cpu)
             if turn >= 0:
                 costs[name].append(cost)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -567,3 +568,37 @@ def test_what_a_method_needs_is_refused_before_any_work():
     with pytest.raises(Unsupported, match="'GradCAM' needs a spatial layer: Recorded shows no spatial layer whose gradient is alive"):
         adapted(module).require(frozenset({"spatial_layer"}), by="GradCAM")
     assert adapted(GapCNN()).require(frozenset({"spatial_layer", "gradients"}), by="GradCAM") is None
+
+
+def test_threads_take_turns():
+    """Hooks and flags are the module's, and so everybody's: what one thread sets up, another must not run into."""
+    model, images = adapted(ResidualCNN(), layer="down"), torch.randn(8, 2, 3, 24, 40)
+    targets = Targets(torch.tensor([0, 1]))
+    calls = [model.activation_gradient, model.gradient]
+    expected = [[call(each, targets) for call in calls] for each in images]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda each: [call(each, targets) for call in calls], images))
+    for mine, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
+
+
+def test_one_row_that_is_many_inside_is_tried_with_fewer():
+    model = adapted(GapCNN(), max_rows=16)
+    tried = []
+
+    def work(rows):
+        tried.append(model.max_rows)
+        if model.max_rows > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return (torch.zeros(rows.stop - rows.start),)
+
+    assert model.in_rows(work, 1)[0].shape == (1,)
+    assert tried == [16, 8, 4, 2]
+
+
+def test_images_that_are_not_finite_are_refused_by_name():
+    images = torch.zeros(3, 3, 24, 40)
+    images[1, 0, 3, 4], images[2, 2, 0, 0] = float("nan"), float("inf")
+    batch = Batch(images, Targets(torch.tensor([0, 1, 2])), ("a", "b", "c"))
+    with pytest.raises(BadInput, match="images: got NaN or infinity in b, c, allowed: finite values"):
+        adapted(GapCNN()).fit(batch)

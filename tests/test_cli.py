@@ -359,3 +359,13 @@ def test_installed_command_and_module_answer():
     for command in ([sys.executable, "-m", "attribkit"], [os.path.join(os.path.dirname(sys.executable), "attribkit")]):
         done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
         assert done.stdout.startswith("attribkit, version ")
+
+
+def test_a_method_that_is_not_for_the_model_is_left_out_and_said(photos, tmp_path, capsys):
+    refused = 'Captum("GuidedBackprop")'  # planted ViTs have no ReLU
+    vit = ["--model", "planted/vit-95", "--limit", "1", "--out", tmp_path / "out"]
+    run("explain", photos, *vit, "--method", refused, "--method", "gradient", code=3)
+    shown = capsys.readouterr()
+    assert "failed: Captum(method='GuidedBackprop'): captum's GuidedBackprop changes modules of torch.nn.ReLU" in shown.err
+    assert (tmp_path / "out" / "gradient").is_dir() and not (tmp_path / "out" / "captum").exists()
+    run("explain", photos, *vit, "--method", refused, code=2)

@@ -372,7 +372,10 @@ def test_a_missing_opencv_is_told_in_one_line(model, removal, monkeypatch):
 
 
 @pytest.mark.parametrize("removal", [Telea(), NavierStokes(), Biharmonic(), Constant("grey"), RandomColour()], ids=repr)
-def test_pictures_have_three_channels(model, removal):
+def test_pictures_have_three_channels(model, removal, monkeypatch):
+    with pytest.raises(BadInput, match=r"got \(1, 4, 8, 8\) torch.float32, allowed: floating-point \(B, 3, H, W\)"):
+        removal.filled(model, torch.randn(1, 4, 8, 8), centre(8, 8, 2))
+    monkeypatch.setattr(model, "channels", 4)  # as of the rest of a model, whose images are activations
     with pytest.raises(Unsupported, match="works on 4 channels; allowed"):
         removal.filled(model, torch.randn(1, 4, 8, 8), centre(8, 8, 2))
 
@@ -441,3 +444,20 @@ def test_a_callable_that_returns_something_else_is_told_so(model, wrong, got):
         filled(Generator(wrong), model, torch.randn(2, 3, 8, 8), centre(8, 8, 2).expand(2, -1, -1))
     with pytest.raises(BadInput, match=r"Generator\(module=...\): got 'lama', allowed: a callable"):
         Generator("lama")
+
+
+def test_a_random_colour_is_drawn_anew_for_each_mask_and_is_the_same_for_the_same(model):
+    images, keep = torch.zeros(3, 3, 20, 30), torch.ones(3, 20, 30)
+    keep[:2, 4:9, 4:9] = 0
+    keep[2, 4:9, 4:10] = 0
+    filled = RandomColour().filled(model, images, keep)[:, :, 4:9, 4:9]
+    assert filled[0].equal(filled[1])  # neither the place in the batch nor what was removed
+    assert (filled[0].mean((1, 2)) - filled[2].mean((1, 2))).abs().max() > 0.05
+    assert not RandomColour(seed=1).filled(model, images, keep)[0, :, 4:9, 4:9].equal(filled[0])
+
+
+def test_a_module_is_not_a_model(model):
+    with pytest.raises(BadInput, match="model: got .*, allowed: a VisionModel"):
+        Constant()(model.module, torch.zeros(1, 3, 8, 8), torch.ones(1, 8, 8))
+    with pytest.raises(BadInput, match=r"keep: got \(1, 8, 8\) torch.complex64"):
+        Constant()(model, torch.zeros(1, 3, 8, 8), torch.ones(1, 8, 8, dtype=torch.complex64))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import warnings
 
@@ -826,3 +827,16 @@ def test_masks_of_one_resolution_are_worked_out_once(monkeypatch):
     followed(shaken(resnet18(num_classes=3)).eval(), torch.randn(2, 3, 64, 64), blocks(2, (64, 64)))
     # 20 convolutions; the stem, each stage's first block (two ways) and what its second convolution or its other blocks grow.
     assert len(grown_masks) < 20 and len([window for window in grown_masks if window == Window((7, 7), (2, 2), (3, 3))]) == 1
+
+
+def test_half_precision_is_full_precision_rounded():
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, padding=1), nn.AdaptiveAvgPool2d(1)
+    )
+    module = nn.Sequential(module, nn.Flatten(), nn.Linear(8, 5))
+    images, keep = torch.randn(2, 3, 32, 32).half(), torch.ones(2, 32, 32)
+    keep[:, 8:24, 8:24] = 0  # wide enough for places none of whose neighbours are valid
+    half = LayerMask()(adapted(copy.deepcopy(module).half(), size=(32, 32)), images, keep)
+    full = LayerMask()(adapted(copy.deepcopy(module.half()).float(), size=(32, 32)), images.float(), keep)
+    torch.testing.assert_close(half, full, rtol=0, atol=4e-3)  # 11 bits a step, of values about 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 import math
@@ -11,13 +12,14 @@ import captum.attr
 import pytest
 import torch
 import torch.nn.functional as F
-from models import SIZE, GapCNN, Hungry, LinearModel, Recorded, adapted
+from models import SIZE, GapCNN, Hungry, LinearModel, Recorded, ReluCNN, adapted
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from attribkit import BadInput, Batch, Targets
 from attribkit.methods import RISE, Occlusion
 from attribkit.methods.perturbation import random_masks
 from attribkit.noise import keys, uniform
+from attribkit.progress import reporting
 from attribkit.removals import Blur, Constant, Removal, fill
 
 FILLS = {"grey": Constant("grey"), "blur": Blur()}
@@ -272,3 +274,23 @@ def test_a_seed_is_a_draw_of_its_own_and_the_same_for_every_image():
 def test_masks_that_make_no_sense_are_refused(settings, message):
     with pytest.raises(BadInput, match=message):
         RISE(**settings)
+
+
+def test_many_samples_do_not_wear_out_single_precision():
+    """The map is a small difference of two means, of which each is a sum over all samples."""
+    torch.manual_seed(0)
+    images = torch.randn(3, 3, 24, 40)
+    batch = Batch(images, Targets(torch.tensor([0, 1, 2])), ("a", "b", "c"))
+    model, method = adapted(ReluCNN()), RISE(samples=1000)
+    maps = method(model, batch).maps
+    alone = torch.cat([method(model, batch[i : i + 1]).maps for i in range(3)])
+    torch.testing.assert_close(maps, alone, rtol=0, atol=1e-5 * maps.abs().max().item())
+    exact = method.explained(adapted(copy.deepcopy(model.module).double()), images.double(), batch.targets).maps
+    torch.testing.assert_close(maps.double(), exact, rtol=0, atol=2e-5 * maps.abs().max().item())
+
+
+def test_progress_is_told():
+    told = []
+    with reporting(lambda done, total, what: told.append((done, total, what))):
+        RISE(samples=10)(adapted(ReluCNN(), max_rows=8), Batch(torch.zeros(2, 3, 24, 40), Targets(torch.tensor([0, 1])), ("a", "b")))
+    assert told == [(8, 20, "rise"), (16, 20, "rise"), (20, 20, "rise")]

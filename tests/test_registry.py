@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import attribkit.problems  # noqa: F401 - whose table holds classes that no text can describe
 from attribkit.errors import BadInput, UnknownName
 from attribkit.registry import LONGEST, AtLeast, Settings, Table, read, short
 
@@ -201,6 +202,8 @@ def test_what_is_equal_prints_the_same(toy: Toy, printed: str) -> None:
         ("Twice(Wheel())", "Twice(inner=...): got Wheel(radius=1.0), allowed: a Toy"),
         ("Twice('tip')", "no toy is called 'tip'; allowed: cart, top, twice"),
         ("Cart(tip)", "cannot read 'tip' in 'Cart(tip)'; allowed: numbers, strings, tuples, None, True, False"),
+        ("Planted", "no toy is called 'Planted'; allowed: cart, top, twice"),
+        ("Twice(Planted())", "no toy is called 'Planted'; allowed: cart, top, twice"),
         ("Cart(Tip())", "no part is called 'Tip'; allowed: wheel"),
         ("", "cannot read the toy ''; allowed: a name, or a call such as Name(setting=1)"),
         ("Top(", "cannot read the toy 'Top('; allowed: a name, or a call such as Name(setting=1)"),

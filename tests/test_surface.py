@@ -139,8 +139,8 @@ SIGNATURES = {
     "methods.AtLayer": "method=, layer=",
     "methods.Captum": "method=, layer=, options=, channels=, segmenter=, seed=",
     "methods.CentreMap": "",
-    "methods.CounterfactualInfill": "objective=, removal=, steps=, samples=, learning_rate=, area_weight=, smoothness_weight=, cell=, ramp=, "
-    "temperature=, tolerance=, seed=",
+    "methods.CounterfactualInfill": "objective=, removal=, steps=, samples=, learning_rate=, area_weight=, smoothness_weight=, cell=, "
+    "ramp=, temperature=, tolerance=, seed=",
     "methods.EdgeMap": "",
     "methods.GaussianSmooth": "method=, kernel=",
     "methods.GradCAM": "layer=",

@@ -171,6 +171,7 @@ class VisionModel:
         """The batch on the model's device; an empty one raises."""
         if not len(batch):
             raise BadInput("batch: got no images, allowed: at least one")
+        batch.check_finite()
         images = full_precision(batch.images.detach()).to(self.device)
         if batch.targets.index.device.type == "cpu" and (self.classes or batch.logits is not None):
             batch.targets.check(len(self.classes) or batch.logits.shape[1])  # type: ignore[union-attr]  # one of the two is there
@@ -271,12 +272,8 @@ class VisionModel:
     @contextlib.contextmanager
     def studied(self) -> Iterator[VisionModel]:
         """The module in evaluation mode with frozen weights, and afterwards as it was, also when the body raises."""
-        with ONE_AT_A_TIME:
-            if self._inside:
-                yield self
-            else:
-                with self._studied():
-                    yield self
+        with ONE_AT_A_TIME, contextlib.nullcontext() if self._inside else self._studied():
+            yield self
 
     @contextlib.contextmanager
     def _studied(self) -> Iterator[None]:

@@ -88,11 +88,12 @@ def class_index(like: int | str, classes: Sequence[str]) -> int:
     return int(text)
 
 
-def checked(images: Tensor, targets: Targets | None = None) -> tuple[Tensor, Targets]:
+def checked(images: Tensor, targets: Targets | None = None, *, channels: int = 0) -> tuple[Tensor, Targets]:
     """The images without their graph and the targets, fit for autograd, or `BadInput` that says what is wrong with them."""
-    if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point() or not len(images):
+    fits = isinstance(images, Tensor) and images.ndim == 4 and images.is_floating_point() and images.numel() > 0
+    if not fits or (channels and images.shape[1] != channels):
         got = f"{tuple(images.shape)} {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
-        raise BadInput(f"images: got {got}, allowed: floating-point (B, 3, H, W), at least one")
+        raise BadInput(f"images: got {got}, allowed: floating-point (B, {channels or 3}, H, W), at least one")
     if targets is None:
         return images.detach(), Targets(torch.zeros(len(images), dtype=torch.int64))
     if len(targets) != len(images):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import BadInput
+from ..model.answer import checked
 from ..model.memory import full_precision
 from ..registry import Settings, Table
 
@@ -108,12 +109,12 @@ def composite(images: Tensor, keep: Tensor, filling: Tensor) -> Tensor:
 
 def _fitting(model: VisionModel, images: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
     """Both on the model's device, `keep` as booleans, or `BadInput` that says what does not fit."""
-    if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point() or not len(images):
-        got = f"{tuple(images.shape)} {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
-        raise BadInput(f"images: got {got}, allowed: floating-point (B, 3, H, W), at least one")
+    if not hasattr(model, "studied"):
+        raise BadInput(f"model: got {type(model).__name__}, allowed: a VisionModel, such as ak.VisionModel(module, mean=..., std=...)")
+    images, _ = checked(images, channels=model.channels)
     wanted = (len(images), *images.shape[-2:])
-    if not isinstance(keep, Tensor) or tuple(keep.shape) != wanted:
-        got = f"{tuple(keep.shape)}" if isinstance(keep, Tensor) else type(keep).__name__
+    if not isinstance(keep, Tensor) or tuple(keep.shape) != wanted or keep.is_complex():
+        got = f"{tuple(keep.shape)} {keep.dtype}" if isinstance(keep, Tensor) else type(keep).__name__
         raise BadInput(f"keep: got {got}, allowed: {wanted}, ones where an image is kept and zeros where it is removed")
     kept = keep if keep.dtype == torch.bool else keep > 0.5
-    return full_precision(images.detach()).to(model.device), kept.to(model.device)
+    return full_precision(images).to(model.device), kept.to(model.device)

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import UnknownName, Unsupported
 from ..noise import keys, normal, uniform
 from ..registry import AtLeast
-from .base import Fill
+from .base import Fill, InFill
 
 if TYPE_CHECKING:
     from ..model.adapter import VisionModel
@@ -125,8 +125,8 @@ class Noise(Fill):
 
 
 @dataclasses.dataclass(frozen=True)
-class RandomColour(Fill):
-    """A random colour with Gaussian noise in every pixel: one draw from `seed`, the same for every image.
+class RandomColour(InFill):
+    """A random colour with Gaussian noise in every pixel, drawn anew for each `keep`, from what it keeps and from `seed`.
 
     `noise` is the standard deviation, where colours are in [0, 1].
     """
@@ -137,9 +137,9 @@ class RandomColour(Fill):
     noise: Annotated[float, AtLeast(0)] = 0.2
     seed: Annotated[int, AtLeast(0)] = 0
 
-    def _whole(self, model: VisionModel, images: Tensor) -> Tensor:
-        # Of the place in the batch, and of what is removed, the draw must know nothing: it belongs to the seed alone.
-        key = keys(images.new_zeros(1, 1), self.seed)
-        colour = uniform(key, 3).view(1, 3, 1, 1).to(images)
-        grain = normal(key + 1, 3 * images[0, 0].numel()).view(1, 3, *images.shape[2:]).to(images)
-        return normalised(model, images, (colour + self.noise * grain).clamp(0, 1), "a random colour").expand_as(images)
+    def _filling(self, model: VisionModel, images: Tensor, keep: Tensor) -> Tensor:
+        # Of the place in the batch, and of what is removed, the draw must know nothing.
+        key = keys(keep.to(images.dtype).unsqueeze(1).expand(-1, 3, -1, -1), self.seed)
+        colour = uniform(key, 3).view(-1, 3, 1, 1).to(images)
+        grain = normal(key + 1, 3 * keep[0].numel()).view(-1, 3, *keep.shape[1:]).to(images)
+        return normalised(model, images, (colour + self.noise * grain).clamp(0, 1), "a random colour")

@@ -66,13 +66,17 @@ def cleared(values: Tensor, mask: Mask) -> Tensor:
 
 def _box(values: Tensor, down: Tensor, across: Tensor) -> Tensor:
     """The sum of each place and its eight neighbours, made in `across` by way of `down`; beyond the edge are zeros."""
-    down.copy_(values)
-    down[..., 1:, :] += values[..., :-1, :]
-    down[..., :-1, :] += values[..., 1:, :]
-    across.copy_(down)
-    across[..., 1:] += down[..., :-1]
-    across[..., :-1] += down[..., 1:]
-    return across
+    return _triples(_triples(values, down, -2), across, -1)
+
+
+def _triples(values: Tensor, sums: Tensor, dimension: int) -> Tensor:
+    """The sum of each place, the one before and the one after, made in `sums`."""
+    rest = values.shape[dimension] - 1
+    early, late = values.narrow(dimension, 0, rest), values.narrow(dimension, 1, rest)
+    torch.add(early, late, out=sums.narrow(dimension, 0, rest))
+    sums.narrow(dimension, rest, 1).copy_(values.narrow(dimension, rest, 1))
+    sums.narrow(dimension, 1, rest).add_(early)
+    return sums
 
 
 def shares(mask: Mask, rounds: int, dtype: torch.dtype) -> list[Tensor]:
@@ -81,7 +85,8 @@ def shares(mask: Mask, rounds: int, dtype: torch.dtype) -> list[Tensor]:
     weights = []
     for _ in range(rounds):
         near = _box(valid, torch.empty_like(valid), torch.empty_like(valid))
-        weights.append(((1 - valid) / (near + _FEW)).to(dtype))
+        # Where no neighbour is valid their sum is zero, and so is its weight: 1 / 1e-5 is more than half precision holds.
+        weights.append(((1 - valid) / (near + _FEW)).masked_fill(near == 0, 0).to(dtype))
         valid = (valid + near).clamp(max=1)
     return weights
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..attribution import Attribution
 from ..batch import Batch
+from ..errors import Unsupported
 from ..methods.base import Method
 from ..model.adapter import VisionModel
 from .figures import compare_figure, encoded, overlay_figure, png
@@ -48,12 +49,13 @@ class Album:
     `maps/METHOD/NNNN.safetensors`, and `METHOD.EXTRA/ID.png` where a method reports pictures (a counterfactual); what an earlier run
     wrote there goes when the first batch is done.
     `rows` grows by one entry an image: its id, target, label, score, probability, and what methods report beside their maps;
-    `failed` by one for each image whose answer is not finite or whose picture cannot be written.
+    `failed` by one for each image whose answer is not finite or whose picture cannot be written, and for each of several `methods`
+    that turns out not to be for this model: it is left out.
     """
 
     out: Output
     model: VisionModel
-    methods: Sequence[Method]
+    methods: list[Method]
     folder: str = ""
     rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     failed: list[Failure] = dataclasses.field(default_factory=list)
@@ -92,7 +94,7 @@ class Album:
         return {"model": self.model.name, "folder": self.folder, "methods": settings, "images": self.rows}
 
     def _items(self, number: int, batch: Batch) -> Iterator[Item]:
-        attributions = [method(self.model, batch) for method in self.methods]
+        attributions = [found for method in list(self.methods) if (found := self._attribution(method, number, batch)) is not None]
         self.out.begin(*PAGE_FILES, f"{self.folder}compare.png")
         for folder, attribution in zip(self.folders(), attributions, strict=True):
             attribution.save(self.out.claim(f"{self.folder}maps/{folder}/{number:04d}.safetensors"))
@@ -114,6 +116,17 @@ class Album:
             regions = {name: region[place].cpu() for name, region in batch.regions.items()}
             named = {method.brief(): map_ for method, map_ in zip(self.methods, maps, strict=True)}
             yield Item(pixels[place], row["id"], _caption(row), named, regions)
+
+    def _attribution(self, method: Method, number: int, batch: Batch) -> Attribution | None:
+        """The maps of a batch; None where the first batch shows that the method is not for this model, if there are others."""
+        try:
+            return method(self.model, batch)
+        except Unsupported as error:
+            if number or len(self.methods) == 1:
+                raise
+            self.methods.remove(method)
+            self.failed.append(Failure(method.brief(), "explain", str(error)))
+            return None
 
     def _rows(self, batch: Batch, attributions: Sequence[Attribution]) -> list[dict[str, Any]]:
         """What is known of each image, in plain values."""
