@@ -14,7 +14,7 @@ _LISTENER: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
 @contextlib.contextmanager
 def reporting(listener: Listener | None) -> Iterator[None]:
-    """While it lasts, `listener(done, total, what)` hears of each step of the work inside; None silences it.
+    """While it lasts, `listener(done, total, what)` hears how far a method that takes minutes has come; None silences it.
 
     `what` is the name of the method at work. Counts begin again with each batch, and with each method that a method runs. What the
     listener raises ends the work, which leaves everything as it was: so a listener can also call it off.

@@ -209,7 +209,7 @@ def regions_ranked(it: Subject) -> dict[str, Run]:
     if importlib.util.find_spec("saliency") is not None:
         pair: Any = importlib.import_module("saliency.core")
         pictures = (255 * it.model.preprocessing.pixels(it.images)).permute(0, 2, 3, 1).cpu().numpy()
-        maps = it.images.sum(1).cpu().numpy()
+        maps = it.images.sum(1).unsqueeze(3).expand(-1, -1, -1, 3).cpu().numpy()
 
         def theirs() -> None:
             for picture, base in zip(pictures, maps, strict=True):

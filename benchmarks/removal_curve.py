@@ -71,7 +71,7 @@ def measured(name: str, given: argparse.Namespace, removals: list[Removal]) -> l
         start = time.perf_counter()
         correct = curve(model, removal, images, classes, keep)
         seconds = time.perf_counter() - start
-        row = {"network": name, "removal": repr(removal), "images": len(images), "shares": SHARES, "correct": correct, "seconds": seconds}
+        row = {"network": name, "removal": removal.brief(), "images": len(images), "shares": SHARES, "correct": correct, "seconds": seconds}
         rows.append(row)
         print(line(row), flush=True)
     return rows

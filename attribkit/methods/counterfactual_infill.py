@@ -36,8 +36,9 @@ class CounterfactualInfill(Method):
 
     `objective` "ssr" seeks the smallest region that keeps the target's score when all else is filled, and maps `k - 0.5`; "sdr" the
     smallest whose filling destroys it, and maps `0.5 - k`; "both" learns the two side by side and maps their mean. `k`, at the images'
-    resolution, are the probabilities of square cells of `cell` pixels, enlarged bilinearly. Gaps are filled by `removal`, any in-fill.
-    The score is the log-odds of the class where targets are logits, and what they say otherwise.
+    resolution, are the probabilities of square cells of `cell` pixels, enlarged bilinearly. Gaps are filled by `removal`, any in-fill; a
+    fill such as `Noise` is one draw for all masks, `RandomColour` one for each. The score is the log-odds of the class where targets are
+    logits, and what they say otherwise.
 
     Adam takes `steps` steps with `samples` masks each, its `learning_rate` falling to 0 linearly. Masks are relaxed at `temperature`.
     Every pixel kept ("ssr") or filled ("sdr") costs `area_weight`, which grows from 0 over the first `ramp` steps; squared differences

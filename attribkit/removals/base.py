@@ -81,7 +81,7 @@ class InFill(Removal, ABC):
 
     @abstractmethod
     def _filling(self, model: VisionModel, images: Tensor, keep: Tensor) -> Tensor:
-        """Plausible images (R, 3, H, W) where `keep` (R, H, W) is False; what they are elsewhere does not matter."""
+        """Plausible images (R, 3, H, W) where `keep` (R, H, W) is False; elsewhere anything finite."""
 
 
 class Fill(InFill, ABC):

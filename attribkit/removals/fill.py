@@ -99,7 +99,7 @@ class ImageMean(Fill):
 
 @dataclasses.dataclass(frozen=True)
 class Blur(Fill):
-    """The image under a Gaussian whose `sigma` is a share of its longer side, its border repeated."""
+    """The image under a Gaussian whose `sigma` is a share of its longer side (11 pixels of 224), its border repeated."""
 
     name = "blur"
     paper = "Fong, Vedaldi: Interpretable Explanations of Black Boxes by Meaningful Perturbation, ICCV 2017 (arXiv:1704.03296)"

@@ -29,7 +29,8 @@ class LayerMask(Removal):
     """Every layer sees kept pixels alone: holes are lent the mean of their neighbours for a convolution, and are zero after it.
 
     For any network, CNN or transformer, none of which is rewritten: its operations are followed while it runs. An image kept whole is
-    answered as always; with nothing kept, features are zeros and the logits those of the head alone.
+    answered as always (by a transformer, beside images that are not, to rounding); with nothing kept, features are zeros and the
+    logits those of the head alone. A max pool counts holes as zeros, as the reference does.
 
     `residual`: what a sum keeps, the "intersection" of what its two branches do, the "union", or what the "shortcut" (the one that came
     through fewer windows) does. `concat`: what joined channels keep, the "union", the "majority" or the "intersection". `pool`: averages of
