@@ -12,6 +12,7 @@ from PIL import Image
 
 from attribkit import Batch, Targets, cli, explain, load_images, load_model
 from attribkit.maps import positive, unit_sum
+from attribkit.removals import Constant, LayerMask
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +100,18 @@ def test_a_small_vit_of_ones_own_and_its_tokens(shared_data):
     assert abs((model.logits(images).argmax(1) == labels).float().mean().item() - 0.7225) < 0.1
     assert model.layer == "encoder.layers.encoder_layer_3.ln_1"
     assert explain(model, batch, "grad_cam").maps.shape == (200, 8, 8)
+
+
+def test_layer_masking_keeps_more_photographs_right_than_a_grey_fill(labelled, squeezenet):
+    # Measured on 128 photographs (README): with 10, 20 and 30 % removed 90, 81 and 65 % stay right, under the mean colour 66, 38 and 21 %.
+    paths, classes = labelled
+    batch = load_images(paths, squeezenet)
+    right = batch.targets.index == classes
+    images, classes = batch.images[right], classes[right]
+    order = torch.rand(len(images), 196, generator=torch.Generator().manual_seed(0)).argsort(1).argsort(1)
+    kept = [(order >= count).view(-1, 14, 14).repeat_interleave(16, 1).repeat_interleave(16, 2) for count in (20, 39, 59)]
+    accuracy = {
+        removal: sum((removal(squeezenet, images, keep).argmax(1) == classes).float().mean().item() for keep in kept) / 3
+        for removal in (LayerMask(), Constant())
+    }
+    assert accuracy[LayerMask()] > accuracy[Constant()] + 0.15  # 0.37 apart as measured; about 25 photographs have an error of 0.1
