@@ -41,7 +41,7 @@ from attribkit.segments import Felzenszwalb, Squares
 
 WINDOW, STRIDE = 32, 32
 SAMPLES = 64  # of RISE
-STEPS, DRAWS = 2, 8  # of the counterfactual in-fill
+STEPS, DRAWS = 6, 8  # of the counterfactual in-fill
 
 
 def batch_of(it: Subject) -> ak.Batch:
