@@ -48,7 +48,7 @@ def write_demo(out: Path, count: int) -> tuple[Path, str]:
     findings = []
     for name, words in MODELS.items():
         model = load_model(name)
-        album = Album(folder, model, methods, f"{name.replace('/', '-')}/")
+        album = Album(folder, model, list(methods), f"{name.replace('/', '-')}/")
         batches = [_asked(model, batch) for _, batch in Planted(model, count, seed=SEED)]
         for batch in batches if not chapters else []:  # both models get the same images
             _write_images(folder, batch, model)
