@@ -596,6 +596,37 @@ def test_one_row_that_is_many_inside_is_tried_with_fewer():
     assert tried == [16, 8, 4, 2]
 
 
+def test_rows_made_of_rows_that_ran_out_of_memory_are_tried_with_fewer():
+    """The inner rows have become one each; the outer ones, of which there are still eight, must not be taken for a single one."""
+    model, seen = adapted(GapCNN(), max_rows=8), []
+
+    def inner(rows):
+        if rows.stop - rows.start > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return (torch.zeros(1),)
+
+    def outer(rows):
+        seen.append(rows.stop - rows.start)
+        model.in_rows(inner, rows.stop - rows.start)
+        if rows.stop - rows.start > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return (torch.ones(rows.stop - rows.start),)
+
+    assert model.in_rows(outer, 8)[0].tolist() == [1] * 8
+    assert seen == [8, *[1] * 8] and model.max_rows == 1
+
+
+def test_an_image_that_is_too_large_alone_costs_the_next_ones_nothing():
+    model = adapted(GapCNN(), max_rows=8)
+
+    def work(_rows):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(OutOfMemory, match="one image does not fit"):
+        model.in_rows(work, 1)
+    assert model.max_rows == 8
+
+
 def test_images_that_are_not_finite_are_refused_by_name():
     images = torch.zeros(3, 3, 24, 40)
     images[1, 0, 3, 4], images[2, 2, 0, 0] = float("nan"), float("inf")

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from attribkit import Attribution, cli
-from attribkit.methods import METHODS
+from attribkit import Attribution, Unsupported, VisionModel, cli
+from attribkit.methods import METHODS, Gradient
 from attribkit.methods.base import method as made
 from attribkit.removals import REMOVALS
 from attribkit.report.demo import TOUR
@@ -369,3 +369,21 @@ def test_a_method_that_is_not_for_the_model_is_left_out_and_said(photos, tmp_pat
     assert "failed: Captum(method='GuidedBackprop'): captum's GuidedBackprop changes modules of torch.nn.ReLU" in shown.err
     assert (tmp_path / "out" / "gradient").is_dir() and not (tmp_path / "out" / "captum").exists()
     run("explain", photos, *vit, "--method", refused, code=2)
+    run("explain", photos, *vit, "--method", refused, "--method", 'Captum("Deconvolution")', code=2)
+    assert "GuidedBackprop changes modules" in (error := capsys.readouterr().err) and "Deconvolution changes modules" in error
+
+
+def test_a_batch_that_a_method_refuses_costs_its_images_and_not_the_run(photos, tmp_path, monkeypatch, capsys):
+    whole, calls = Gradient._maps, []
+
+    def second_refused(self, model, images, targets):
+        calls.append(len(images))
+        if len(calls) == 2:
+            raise Unsupported("not this one")
+        return whole(self, model, images, targets)
+
+    monkeypatch.setattr(Gradient, "_maps", second_refused)
+    monkeypatch.setattr(VisionModel, "max_rows", 2)
+    run("explain", photos, *MODEL, "--method", "gradient", "--out", tmp_path / "out", code=3)
+    assert (tmp_path / "out" / "failures.csv").read_text().splitlines()[1:] == ["2.png,explain,not this one"]
+    assert (tmp_path / "out" / "report.html").is_file()

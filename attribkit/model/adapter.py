@@ -318,7 +318,7 @@ class VisionModel:
 
     def each_rows(self, work: Callable[[slice], T], count: int, take: Callable[[slice, T], None], *, grad: bool = False) -> None:
         """As `in_rows`, but each slice's result is given to `take` once it is there, so that what need not be kept is not."""
-        start = 0
+        start, before = 0, self._max_rows
         with self._running(grad):
             while start < count:
                 rows = slice(start, min(start + self.max_rows, count))
@@ -326,10 +326,11 @@ class VisionModel:
                 if part is not None:
                     take(rows, part)
                     start = rows.stop
-                elif self.max_rows == 1:
+                elif rows.stop - start == self.max_rows == 1:
+                    self._max_rows = before  # the next images may be smaller
                     raise self._out_of_memory()
                 else:  # of one row another library may make many, up to `max_rows`: then half as many of those
-                    self._max_rows = (rows.stop - start if rows.stop - start > 1 else self.max_rows) // 2
+                    self._max_rows = max(1, min(self.max_rows, (rows.stop - start) // 2 or self.max_rows // 2))
 
     def _derivative(self, score: Tensor, leaf: Tensor, what: str) -> Tensor:
         if not score.requires_grad:

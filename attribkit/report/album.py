@@ -94,7 +94,13 @@ class Album:
         return {"model": self.model.name, "folder": self.folder, "methods": settings, "images": self.rows}
 
     def _items(self, number: int, batch: Batch) -> Iterator[Item]:
-        attributions = [found for method in list(self.methods) if (found := self._attribution(method, number, batch)) is not None]
+        try:
+            attributions = [found for method in list(self.methods) if (found := self._attribution(method, number, batch)) is not None]
+        except Unsupported as error:
+            if not number:
+                raise
+            self.failed.extend(Failure(name, "explain", str(error)) for name in batch.ids)
+            return
         self.out.begin(*PAGE_FILES, f"{self.folder}compare.png")
         for folder, attribution in zip(self.folders(), attributions, strict=True):
             attribution.save(self.out.claim(f"{self.folder}maps/{folder}/{number:04d}.safetensors"))
@@ -122,8 +128,10 @@ class Album:
         try:
             return method(self.model, batch)
         except Unsupported as error:
-            if number or len(self.methods) == 1:
+            if number:
                 raise
+            if len(self.methods) == 1:
+                raise Unsupported("; ".join((*(failure.reason for failure in self.failed), str(error)))) from error
             self.methods.remove(method)
             self.failed.append(Failure(method.brief(), "explain", str(error)))
             return None
