@@ -13,12 +13,12 @@ _STEP = 0x9E3779B97F4A7C15 - 2**64
 _FACTORS = ((30, 0xBF58476D1CE4E5B9 - 2**64), (27, 0x94D049BB133111EB - 2**64))
 
 
-def keys(images: Tensor, *seeds: int | Tensor) -> Tensor:
+def keys(images: Tensor, *seeds: int | Tensor, pictures: bool = True) -> Tensor:
     """A number for each image, from its values and `seeds` (numbers, or one for each image): what its draws begin with; int64 (B,).
 
-    Only pictures, (B, 3, H, W), are told apart: the last bits of activations change with the batch that they were computed in.
+    Activations, which are no `pictures`, are not told apart: their last bits change with the batch that they were computed in.
     """
-    if images.shape[1:2] != (3,):
+    if not pictures:
         images = images.new_zeros(len(images), 1)
     bits = (images.float() + 0.0).contiguous().view(torch.int32).flatten(1).to(torch.int64)
     places = torch.arange(1, bits.shape[1] + 1, device=images.device)

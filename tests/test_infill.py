@@ -375,6 +375,7 @@ def test_a_missing_opencv_is_told_in_one_line(model, removal, monkeypatch):
 def test_pictures_have_three_channels(model, removal, monkeypatch):
     with pytest.raises(BadInput, match=r"got \(1, 4, 8, 8\) torch.float32, allowed: floating-point \(B, 3, H, W\)"):
         removal.filled(model, torch.randn(1, 4, 8, 8), centre(8, 8, 2))
+    monkeypatch.setattr(model, "pictures", False)
     monkeypatch.setattr(model, "channels", 4)  # as of the rest of a model, whose images are activations
     with pytest.raises(Unsupported, match="works on 4 channels; allowed"):
         removal.filled(model, torch.randn(1, 4, 8, 8), centre(8, 8, 2))

@@ -27,6 +27,7 @@ from attribkit.methods import (
 )
 from attribkit.noise import keys, normal
 from attribkit.registry import read
+from attribkit.removals import Constant
 
 
 def some(rows: int = 3, size=SIZE) -> torch.Tensor:
@@ -124,7 +125,7 @@ def test_agrees_with_captums_noise_tunnel_given_the_same_noise(kind, theirs, mon
     model = adapted(module)
     model.channels = 1
     found = Smooth(samples=samples, kind=kind, noise=0.2).explained(model, images, Targets(index)).maps
-    key = torch.stack([keys(images.new_zeros(2, 1), 0) + sample for sample in range(samples)], 1).flatten()
+    key = torch.stack([keys(images, 0) + sample for sample in range(samples)], 1).flatten()
     noise = normal(key, images[0].numel()).view(2 * samples, *images.shape[1:]).double()
     spread = (images.amax((1, 2, 3)) - images.amin((1, 2, 3))).repeat_interleave(samples).view(-1, 1, 1, 1)
     monkeypatch.setattr(torch, "normal", lambda mean, _std: mean + 0.2 * spread * noise)
@@ -359,3 +360,21 @@ def test_a_layer_named_inside_is_one_that_need_not_be_looked_for():
         Smooth(GradCAM())(model, batch)
     found = Smooth(GradCAM(layer="conv"), samples=2)(model, batch)
     assert found.maps.shape == (1, 8, 32) and found.facts["layer"] == "conv"
+
+
+def test_a_layer_with_three_channels_is_no_picture():
+    """Its last bits change with the batch, so that a draw by content would change altogether."""
+    module = GapCNN(width=3)
+    model = adapted(module)
+    images = torch.randn(4, 3, *SIZE)
+    batch = Batch(images, Targets(torch.arange(4)), tuple("abcd"))
+    method = AtLayer(Smooth(InputXGradient(), samples=3), layer="features.conv1")
+    rest = model.at("features.conv1")
+    assert rest.channels == 3 and not rest.pictures
+    together = method(model, batch).maps
+    alone = torch.cat([method(model, batch[i : i + 1]).maps for i in range(4)])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5 * together.abs().max().item())
+    activations = model.activations(images, "features.conv1")
+    assert keys(activations, 0, pictures=rest.pictures).unique().numel() == 1
+    with pytest.raises(Unsupported, match="a colour"):
+        Constant("black").filled(rest, activations, torch.ones(4, *activations.shape[-2:]))

@@ -320,8 +320,10 @@ def test_a_map_that_is_not_finite_is_refused():
 
 def test_activations_are_no_picture():
     module = Recorded(GapCNN())
+    model = adapted(module)
+    model.pictures = False
     with pytest.raises(Unsupported, match="XRAI needs a picture to divide, and Recorded works on 8 channels of a layer"):
-        XRAI().explained(adapted(module), torch.randn(1, 8, 6, 10), Targets(torch.tensor([1])))
+        XRAI().explained(model, torch.randn(1, 8, 6, 10), Targets(torch.tensor([1])))
     assert not module.rows
 
 

@@ -104,7 +104,7 @@ class Captum(Method):
         settings = call.settings(model, images, self)
         twice = 2 if "Permutation" in self.method else 1  # Captum leaves a single image as it is
         asked = images.repeat(twice, 1, 1, 1)
-        with seeded(images, self.seed) if call.alone else contextlib.nullcontext():
+        with seeded(images, self.seed, pictures=model.pictures) if call.alone else contextlib.nullcontext():
             found = attribute(asked, additional_forward_args=(index.repeat(twice),), **settings)
         found, *deltas = found if settings.get("return_convergence_delta") else (found,)
         found = (found if isinstance(found, Tensor) else next(iter(found)))[: len(images)]

@@ -31,7 +31,7 @@ class RandomMap(Method):
 
     def _maps(self, model: VisionModel, images: Tensor, targets: Targets) -> Tensor:
         height, width = images.shape[-2:]
-        return uniform(keys(images, self.seed), height * width).view(-1, height, width)
+        return uniform(keys(images, self.seed, pictures=model.pictures), height * width).view(-1, height, width)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -79,7 +79,9 @@ class CounterfactualInfill(Method):
             targets = Targets(targets.index, "log_odds")
         size = (images.shape[-2], images.shape[-1])
         objectives = ("ssr", "sdr") if self.objective == "both" else (self.objective,)
-        asked = _Asked(model, images, targets, _in_fill(self.removal).filler(model, images), keys(images, self.seed))
+        asked = _Asked(
+            model, images, targets, _in_fill(self.removal).filler(model, images), keys(images, self.seed, pictures=model.pictures)
+        )
         signs = torch.cat([images.new_full((len(images),), 1.0 if each == "ssr" else -1.0) for each in objectives])
         masks = self._learnt(asked, signs)
         keep = masks.result(size)

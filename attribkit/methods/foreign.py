@@ -83,12 +83,12 @@ def sorted_out(options: dict[str, Any], what: str, *places: Iterable[str]) -> li
 
 
 @contextlib.contextmanager
-def seeded(image: Tensor, seed: int) -> Iterator[None]:
+def seeded(image: Tensor, seed: int, *, pictures: bool) -> Iterator[None]:
     """The global generators, which libraries draw from, begin with the image (1, 3, H, W) and `seed`.
 
     NumPy's is given back as it was; torch's `studied` gives back.
     """
-    number = int(keys(image, seed)) % 2**32
+    number = int(keys(image, seed, pictures=pictures)) % 2**32
     before = np.random.get_state()
     try:
         np.random.seed(number)

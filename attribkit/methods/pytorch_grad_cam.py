@@ -111,7 +111,7 @@ class PytorchGradCAM(Method):
             layers = layers or (self.layer or model.layer,)
         images, targets = images[rows].to(model.device, copy=True), targets[rows]
         replica = Replica(model, layers, size=(images.shape[-2], images.shape[-1]))
-        with _quiet(self.method), seeded(images[:1], self.seed):
+        with _quiet(self.method), seeded(images[:1], self.seed, pictures=model.pictures):
             if "ablation_layer" in inspect.signature(cls).parameters:
                 from pytorch_grad_cam.ablation_layer import AblationLayer
 

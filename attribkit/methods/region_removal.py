@@ -77,7 +77,7 @@ def region_drops(model: VisionModel, images: Tensor, targets: Targets, removal: 
 
 def _pictures(model: VisionModel, images: Tensor) -> Tensor:
     """What a segmenter looks at, in [0, 1]; of activations, which have no colours, the mean over channels, each image's range in full."""
-    if images.shape[1] == 3:
+    if model.pictures:
         return model.preprocessing.pixels(images)
     mean = images.mean(1, keepdim=True)
     low, high = mean.amin((2, 3), keepdim=True), mean.amax((2, 3), keepdim=True)

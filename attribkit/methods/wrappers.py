@@ -50,7 +50,7 @@ class Smooth(Wrapper):
         return self.kind == "mean" and self.method.signed
 
     def _maps(self, model: VisionModel, images: Tensor, targets: Targets) -> Tensor:
-        count, key = len(images), keys(images, self.seed)
+        count, key = len(images), keys(images, self.seed, pictures=model.pictures)
         mean = scatter = images.new_zeros(())
 
         def work(rows: slice) -> Tensor:

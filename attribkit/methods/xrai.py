@@ -50,7 +50,7 @@ class XRAI(Wrapper):
             raise BadInput(f"XRAI(area_threshold=...): got {self.area_threshold}, allowed: a share of the image, from 0 to 1")
 
     def _maps(self, model: VisionModel, images: Tensor, targets: Targets) -> Explained:
-        if images.shape[1] != 3:
+        if not model.pictures:
             raise Unsupported(
                 f"XRAI needs a picture to divide, and {model.name} works on {images.shape[1]} channels of a layer; "
                 "allowed: XRAI around a method at a layer, not at a layer itself"

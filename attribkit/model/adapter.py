@@ -40,6 +40,7 @@ class VisionModel:
     """
 
     channels = 3  # of its images
+    pictures = True  # are its images, and not activations
 
     def __init__(  # noqa: PLR0913 - the facts about a model, all by name
         self,

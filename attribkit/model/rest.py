@@ -69,6 +69,8 @@ class Rest(VisionModel):
     They lie in a grid; a class token and others that stand before the patches come in rows below it, since the rest needs them.
     """
 
+    pictures = False
+
     def __init__(self, model: VisionModel, first: FromLayer, *, layer: str, channels: int) -> None:
         """The rest of `model`, as `first` runs it; mean and standard deviation, which activations do not have, are 0 and 1."""
         grid = first.grid

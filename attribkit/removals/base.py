@@ -42,11 +42,7 @@ class Removal(Settings, ABC):
     @final
     def __call__(self, model: VisionModel, images: Tensor, keep: Tensor) -> Tensor:
         """The model's logits for every image without what is not kept, (B, K)."""
-        images, keep = _fitting(model, images, keep)
-        with model.studied():
-            ask = self.prepared(model, images)
-            every = torch.arange(len(images), device=images.device)
-            return model.in_rows(lambda rows: (ask(every[rows], keep[rows]),), len(images))[0]
+        return _asked(model, images, keep, self.prepared)
 
     @abstractmethod
     def prepared(self, model: VisionModel, images: Tensor) -> Ask:
@@ -59,21 +55,18 @@ class InFill(Removal, ABC):
     @final
     def prepared(self, model: VisionModel, images: Tensor) -> Ask:
         """The model's answer to the images with their gaps filled."""
-        filling = self.filler(model, images)
-
-        def ask(which: Tensor, keep: Tensor) -> Tensor:
-            return full_precision(model.answer(composite(images[which], keep, filling(which, keep))))
-
-        return ask
+        shown = self._composing(model, images)
+        return lambda which, keep: full_precision(model.answer(shown(which, keep)))
 
     @final
     def filled(self, model: VisionModel, images: Tensor, keep: Tensor) -> Tensor:
         """The images that the model is shown instead, (B, 3, H, W): bitwise their own where they are kept."""
-        images, keep = _fitting(model, images, keep)
-        with model.studied():
-            filling = self.filler(model, images)
-            every = torch.arange(len(images), device=images.device)
-            return model.in_rows(lambda rows: (composite(images[rows], keep[rows], filling(every[rows], keep[rows])),), len(images))[0]
+        return _asked(model, images, keep, self._composing)
+
+    def _composing(self, model: VisionModel, images: Tensor) -> Ask:
+        """Some of `images` with their gaps filled, (R, 3, H, W)."""
+        filling = self.filler(model, images)
+        return lambda which, keep: composite(images[which], keep, filling(which, keep))
 
     def filler(self, model: VisionModel, images: Tensor) -> Ask:
         """What stands in the gaps of some of `images`, (R, 3, H, W), of which only the gaps are used."""
@@ -105,6 +98,15 @@ class Fill(InFill, ABC):
 def composite(images: Tensor, keep: Tensor, filling: Tensor) -> Tensor:
     """The images where `keep` (R, H, W), and the filling elsewhere; bitwise either the one or the other."""
     return torch.where(keep.unsqueeze(1), images, filling)
+
+
+def _asked(model: VisionModel, images: Tensor, keep: Tensor, prepared: Callable[[VisionModel, Tensor], Ask]) -> Tensor:
+    """What is asked, once it is prepared, of every image with its own `keep`, in rows that fit into memory."""
+    images, keep = _fitting(model, images, keep)
+    with model.studied():
+        ask = prepared(model, images)
+        every = torch.arange(len(images), device=images.device)
+        return model.in_rows(lambda rows: (ask(every[rows], keep[rows]),), len(images))[0]
 
 
 def _fitting(model: VisionModel, images: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:

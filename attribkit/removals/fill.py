@@ -52,7 +52,7 @@ def fill(kind: FillKind, model: VisionModel, images: Tensor, *, seed: int = 0) -
 
 def normalised(model: VisionModel, images: Tensor, pixels: Tensor, what: str) -> Tensor:
     """Pixels in [0, 1] as the model is shown them; `Unsupported` where its inputs are activations, which have no colours."""
-    if images.shape[1] != 3:
+    if not model.pictures:
         raise Unsupported(
             f"{what} is a colour, and {model.name} works on {images.shape[1]} channels; allowed: 'zero', 'min', 'max', 'blur'"
         )
@@ -139,7 +139,7 @@ class RandomColour(InFill):
 
     def _filling(self, model: VisionModel, images: Tensor, keep: Tensor) -> Tensor:
         # Of the place in the batch, and of what is removed, the draw must know nothing.
-        key = keys(keep.to(images.dtype).unsqueeze(1).expand(-1, 3, -1, -1), self.seed)
+        key = keys(keep, self.seed)
         colour = uniform(key, 3).view(-1, 3, 1, 1).to(images)
         grain = normal(key + 1, 3 * keep[0].numel()).view(-1, 3, *keep.shape[1:]).to(images)
         return normalised(model, images, (colour + self.noise * grain).clamp(0, 1), "a random colour")

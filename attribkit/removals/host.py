@@ -28,7 +28,7 @@ class _OnHost(InFill, ABC):
 
     @final
     def _filling(self, model: VisionModel, images: Tensor, keep: Tensor) -> Tensor:
-        if images.shape[1] != 3:
+        if not model.pictures:
             raise Unsupported(f"{self!r} paints pictures, and {model.name} works on {images.shape[1]} channels; allowed: 3")
         mean, std = (torch.tensor(each, dtype=torch.float64).view(3, 1, 1) for each in (model.mean, model.std))
         pictures = images.double().cpu() * std + mean

@@ -108,7 +108,7 @@ class NoisyLinear(InFill):
         if not self.noise:
             return linear
         # What is removed must not decide the draw either.
-        key = keys(torch.where(kept, images, 0), self.seed)
+        key = keys(torch.where(kept, images, 0), self.seed, pictures=model.pictures)
         grain = normal(key, images[0].numel()).view(images.shape).to(images)
         return torch.where(kept.any(-1, keepdim=True).any(-2, keepdim=True), linear + self.noise * grain, 0)
 

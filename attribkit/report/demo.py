@@ -58,7 +58,8 @@ def write_demo(out: Path, count: int) -> tuple[Path, str]:
         findings.append(f"{name} is right on {agreeing:.0%} of images whose background fits the animal, on {conflicting:.0%} of the others")
     verdict = f"{'; '.join(findings)}."
     title = "A model that looks at the background, and one that looks at the animal"
-    return write_album(folder, chapters, title=title, summary=verdict), verdict
+    failures = [failure for album, _ in chapters for failure in album.failed]
+    return write_album(folder, chapters, title=title, summary=verdict, failures=failures), verdict
 
 
 def _asked(model: VisionModel, batch: Batch) -> Batch:
