@@ -1,4 +1,5 @@
 from . import methods as methods
+from . import metrics as metrics
 from . import model as model
 from . import problems as problems
 from . import removals as removals
@@ -20,6 +21,7 @@ from .explaining import explain as explain
 from .explaining import load_images as load_images
 from .images import Preprocessing as Preprocessing
 from .methods import METHODS as METHODS
+from .metrics import METRICS as METRICS
 from .model.adapter import VisionModel as VisionModel
 from .model.zoo import load_model as load_model
 from .problems import PROBLEMS as PROBLEMS

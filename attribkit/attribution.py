@@ -114,6 +114,12 @@ class Attribution:
             raise BadInput(f"Attribution.at: got {size}, allowed: (H, W), each at least 1, or one number for a square")
         return on_maps.resize(self.maps, sides)
 
+    def to(self, device: torch.device | str) -> Attribution:
+        """The same on another device."""
+        scores = None if self.scores is None else self.scores.to(device)
+        extras = {name: extra.to(device) for name, extra in self.extras.items()}
+        return dataclasses.replace(self, maps=self.maps.to(device), targets=self.targets.to(device), scores=scores, extras=extras)
+
     def labels(self) -> tuple[str, ...]:
         """The name of each image's target class, or its index where the model's classes have no names."""
         return tuple(self.classes[i] if 0 <= i < len(self.classes) else f"class {i}" for i in self.targets.index.tolist())

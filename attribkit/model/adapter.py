@@ -214,12 +214,10 @@ class VisionModel:
     def activations(self, images: Tensor, layer: str | None = None, *, whole: bool = False) -> Tensor:
         """What a layer returns, as a grid (B, C, h, w), by default at `layer`; `whole`: and a class token and the like, below it."""
         images, _ = checked(images)
-        name, module, call = self._find(layer or self.layer)
+        name = layer or self.layer
 
         def work(rows: slice) -> tuple[Tensor]:
-            with tapped(name, module, call=call) as tap:
-                self.answer(images[rows])
-                found = tap.tensor()
+            found, _ = self._tapped(images[rows], name)
             return (full_precision(self._layout(name, found, images[rows]).to_grid(found, whole=whole)),)
 
         return self.in_rows(work, len(images))[0]
@@ -228,19 +226,22 @@ class VisionModel:
         """What a layer returns and how the target's score reacts to it, both (B, C, h, w); by one forward, and a backward to the layer."""
         return self._at_layer(images, targets, layer, lambda activations, gradients: (activations, gradients))
 
-    def activation_map(self, images: Tensor, targets: Targets, combine: Combine, layer: str | None = None) -> Tensor:
-        """As `activation_gradient`, but only what `combine` makes of the two, (b, C, h, w) each -> (b, h, w), is kept of each row."""
-        return self._at_layer(images, targets, layer, lambda activations, gradients: (combine(activations, gradients),))[0]
+    def activation_map(self, images: Tensor, targets: Targets, combine: Combine, layer: str | None = None, *, local: bool = False) -> Tensor:
+        """As `activation_gradient`, but only what `combine` makes of the two, (b, C, h, w) each -> (b, h, w), is kept of each row.
 
-    def _at_layer(self, images: Tensor, targets: Targets, layer: str | None, combine: Callable[[Tensor, Tensor], Rows]) -> Rows:
+        `local` says that `combine` gives 0 wherever the gradient is 0, so that nobody need know the activations there.
+        """
+        return self._at_layer(images, targets, layer, lambda activations, gradients: (combine(activations, gradients),), local=local)[0]
+
+    def _at_layer(
+        self, images: Tensor, targets: Targets, layer: str | None, combine: Callable[[Tensor, Tensor], Rows], *, local: bool = False
+    ) -> Rows:
         images, targets = checked(images, targets)
-        name, module, call = self._find(layer or self.layer)
+        name = layer or self.layer
 
         def work(rows: slice) -> Rows:
-            with tapped(name, module, call=call, grad=True) as tap:
-                score = targets[rows].of(full_precision(self.answer(images[rows])))
-                leaf = tap.tensor()
-            gradient = self._derivative(score, leaf, f"layer {name!r} of {self.name}")
+            leaf, answer = self._tapped(images[rows], name, grad=True)
+            gradient = self._derivative(targets[rows].of(full_precision(answer)), leaf, f"layer {name!r} of {self.name}")
             grid = self._layout(name, leaf, images[rows])
             with torch.no_grad():
                 return combine(full_precision(grid.to_grid(leaf.detach())), full_precision(grid.to_grid(gradient)))
@@ -366,6 +367,13 @@ class VisionModel:
         if self.classes and logits.shape[1] != len(self.classes):
             raise BadInput(f"{self.name}: got {len(self.classes)} class names, allowed: {logits.shape[1]}, as many as it has logits")
         return logits
+
+    def _tapped(self, images: Tensor, layer: str, *, grad: bool = False) -> tuple[Tensor, Tensor]:
+        """What the layer returns, as it does, and the answer, inside `studied`; with `grad` the answer's graph begins there."""
+        name, module, call = self._find(layer)
+        with tapped(name, module, call=call, grad=grad) as tap:
+            answer = self.answer(images)
+            return tap.tensor(), answer
 
     def _find(self, layer: str) -> tuple[str, nn.Module, int | None]:
         """The layer's name, its module, and which of its calls is meant ("name:1" is the second)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from ..batch import Batch
 from ..registry import Table
@@ -13,10 +13,18 @@ if TYPE_CHECKING:
 
 
 class Problem(Protocol):
-    """Iterating yields `(model, batch)`, batches made on the way, the same ones each time; `len` counts images.
+    """Iterating yields `(model, batch)`, batches made on the way, the same ones each time; `len` counts the images of all batches.
 
-    A batch's images are normalised for the model and on its device; so are its regions and groups.
+    A batch's images are normalised for the model that comes with it and on its device; so are its regions and groups. The first region is
+    where evidence for the target should lie. `label` names the problem with its settings, in tables.
     """
+
+    name: ClassVar[str]
+
+    @property
+    def label(self) -> str:
+        """What tables call it, such as "GridPG 2x2"."""
+        ...
 
     def __iter__(self) -> Iterator[tuple[VisionModel, Batch]]: ...
 

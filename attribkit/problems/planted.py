@@ -44,6 +44,11 @@ class Planted:
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise BadInput(f"Planted({setting}=...): got {value!r}, allowed: an int of at least 1")
 
+    @property
+    def label(self) -> str:
+        """What tables call it."""
+        return f"planted {self.shortcut}, {self.strength} % agree"
+
     def __len__(self) -> int:
         return self.count
 
