@@ -260,9 +260,10 @@ def list_(what: str, part: str, as_json: bool) -> None:
 
 def _methods() -> dict[str, str]:
     from .methods import METHODS
+    from .registry import needed
 
     def asks(cls: type[Method]) -> str:
-        needs = cls().needs  # of an object, since a wrapper needs what it wraps
+        needs = cls.needs if needed(cls) else cls().needs  # of an object, since a wrapper needs what it wraps
         return f"needs {', '.join(sorted(needs)) or 'nothing'}; costs {cls.cost}"
 
     return {name: _about(cls, asks(cls)) for name, cls in METHODS.items()}

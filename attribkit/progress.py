@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from typing import NamedTuple
 
 Listener = Callable[[int, int, str], None]
 
@@ -31,3 +33,33 @@ def report(done: int, total: int, what: str) -> None:
     listener = _LISTENER.get()
     if listener is not None:
         listener(done, total, what)
+
+
+class Pace(NamedTuple):
+    """How far a run has come: `done` of `total` units, after so many `seconds`; `what` was the last of them."""
+
+    done: int
+    total: int
+    seconds: float
+    what: str
+
+    @property
+    def rate(self) -> float:
+        """Units a second; 0 while nothing can be said."""
+        return self.done / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def left(self) -> float:
+        """Seconds that the rest will take at this rate; infinite while nothing can be said."""
+        return (self.total - self.done) / self.rate if self.rate else math.inf
+
+    def __str__(self) -> str:
+        left = "" if math.isinf(self.left) else f", {_clock(self.left)} left"
+        return f"{self.done}/{self.total} ({self.done / max(self.total, 1):.0%}), {self.rate:.3g} a second{left}: {self.what}"
+
+
+def _clock(seconds: float) -> str:
+    """Seconds as people read them: 42 s, 3:05, 2:10:00."""
+    whole = round(seconds)
+    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}" if minutes else f"{rest} s"

@@ -103,8 +103,12 @@ class Settings:
 
 def usage(cls: type[Settings]) -> str:
     """How an object of a class is made: as it prints itself with its defaults, or the settings that have none."""
-    needed = [field.name for field in dataclasses.fields(cls) if _is_needed(field)]  # type: ignore[arg-type]
-    return f"{cls.__name__}({', '.join(needed)})" if needed else repr(cls())
+    return f"{cls.__name__}({', '.join(needed(cls))})" if needed(cls) else repr(cls())
+
+
+def needed(cls: type[Settings]) -> list[str]:
+    """The settings that an object of a class cannot be made without."""
+    return [field.name for field in dataclasses.fields(cls) if _is_needed(field)]  # type: ignore[arg-type]
 
 
 def _is_needed(field: dataclasses.Field[Any]) -> bool:
@@ -275,7 +279,7 @@ def _made(cls: type[Any], settings: dict[str, Any], text: str) -> Any:
     for name in settings:
         if name not in fields:
             raise UnknownName(f"setting of {cls.__name__}", short(name), fields)
-    missing = [name for name, field in fields.items() if name not in settings and _is_needed(field)]
+    missing = [name for name in needed(cls) if name not in settings]
     if missing:
         raise BadInput(f"{cls.__name__} needs {', '.join(missing)}; got {short(text)!r}")
     return cls(**settings)

@@ -11,12 +11,14 @@ from .cam import XGradCAM as XGradCAM
 from .captum import Captum as Captum
 from .controls import CentreMap as CentreMap
 from .controls import EdgeMap as EdgeMap
+from .controls import Oracle as Oracle
 from .controls import RandomMap as RandomMap
 from .counterfactual_infill import CounterfactualInfill as CounterfactualInfill
 from .gradient import Gradient as Gradient
 from .gradient import InputXGradient as InputXGradient
 from .integrated_gradients import IntegratedGradients as IntegratedGradients
 from .integrated_gradients import convergence_delta as convergence_delta
+from .levels import at_layers as at_layers
 from .perturbation import RISE as RISE
 from .perturbation import Occlusion as Occlusion
 from .pytorch_grad_cam import PytorchGradCAM as PytorchGradCAM

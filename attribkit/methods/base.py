@@ -42,7 +42,7 @@ class Method(Settings, ABC):
         model.require(self.needs, by=self)
         batch = model.fit(batch)
         with model.studied():
-            maps, extras = self.explained(model, batch.images, batch.targets)
+            maps, extras = self._explain(model, batch)
         return Attribution(
             maps.detach().float(),
             batch.targets,
@@ -55,6 +55,10 @@ class Method(Settings, ABC):
             extras={name: extra.detach() for name, extra in extras.items()},
             facts=model.facts(self),
         )
+
+    def _explain(self, model: VisionModel, batch: Batch) -> Explained:
+        """What the method makes of a batch; another hook, for one that must know more of it than its images and targets."""
+        return self.explained(model, batch.images, batch.targets)
 
     @final
     def explained(self, model: VisionModel, images: Tensor, targets: Targets) -> Explained:

@@ -1,4 +1,4 @@
-"""Maps that know nothing of the model: the floor that every method has to beat."""
+"""Maps that know nothing of the model: the floor that every method has to beat, and one that knows the answer, the ceiling."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..batch import Targets
+from ..attribution import Explained
+from ..batch import Batch, Targets
+from ..errors import Unsupported
 from ..noise import keys, uniform
 from ..registry import AtLeast
 from .base import Method
@@ -64,3 +66,21 @@ class EdgeMap(Method):
         slopes = F.conv2d(grey, torch.stack((sobel, sobel.T)).unsqueeze(1))
         slope: Tensor = torch.linalg.vector_norm(slopes, dim=1)
         return slope
+
+
+@dataclasses.dataclass(frozen=True)
+class Oracle(Method):
+    """The batch's own `region`, as if it were a map: what a method would score that knew where the evidence is said to be."""
+
+    name = "oracle"
+    paper = "a control: the mask itself"
+    cost = "nothing"
+    signed = False
+
+    region: str
+
+    def _explain(self, model: VisionModel, batch: Batch) -> Explained:
+        return Explained(batch.region(self.region).float(), {})
+
+    def _maps(self, model: VisionModel, images: Tensor, targets: Targets) -> Tensor:
+        raise Unsupported(f"{self!r} knows the masks of images, not of what is made from them; allowed: by itself, not inside another method")

@@ -46,7 +46,8 @@ class Metric(Settings, ABC):
         """The score of every image; `method`, by which the maps were made, is asked again by a metric that compares explanations."""
         if attribution.ids != batch.ids:
             raise BadInput(f"{type(self).__name__}: got maps of other images than the batch's, allowed: the attribution of this batch")
-        batch = model.fit(batch)
+        if batch.images.device != model.device or batch.images.dtype not in (torch.float32, torch.float64):
+            batch = model.fit(batch)
         if attribution.maps.device != batch.images.device:
             attribution = attribution.to(batch.images.device)
         with model.studied():

@@ -1,0 +1,23 @@
+"""One method at several layers (ML-Att): what comparing methods fairly takes, since some are free to choose theirs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from .base import Method, method
+from .wrappers import AtLayer
+
+LEVELS = ("input", "middle", "final")
+
+
+def at_layers(like: str | Method, layers: Sequence[str] = LEVELS) -> tuple[Method, ...]:
+    """The method at each layer: "input", "middle" and "final" are words that every model understands, others are names of its layers.
+
+    A CAM method looks at the layer itself; any other is applied to the layer's activations as if they were the image, the input being
+    where it is at home (Rao, Böhle, Schiele, CVPR 2022, arXiv:2205.10435).
+    """
+    made = method(like)
+    if "spatial_layer" in made.needs and "layer" in {field.name for field in dataclasses.fields(made)}:
+        return tuple(dataclasses.replace(made, layer=layer) for layer in layers)  # type: ignore[call-arg]
+    return tuple(made if layer == "input" else AtLayer(made, layer=layer) for layer in layers)
