@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,9 @@ from .errors import AttribkitError, BadInput, BrokenImage, UnknownName
 if TYPE_CHECKING:
     from .batch import Batch
     from .methods.base import Method
+    from .metrics.base import Metric
     from .model.adapter import VisionModel
+    from .progress import Pace
     from .removals.base import Removal
     from .report.album import Album
 
@@ -159,7 +162,8 @@ def explain(images: tuple[str, ...], method_names: tuple[str, ...], limit: int |
 
 def _explained(album: Album, paths: list[Path], asked: dict[str, Any], *, as_json: bool) -> int:
     from .explaining import stream_images
-    from .report.album import PAGE_IMAGES, Failure, write_album
+    from .report.album import PAGE_IMAGES, write_album
+    from .scores import Failure
 
     model, broken = album.model, list[BrokenImage]()
     target = None if asked["target"] is None else model.target(asked["target"])
@@ -241,13 +245,37 @@ def _with_progress(batches: Iterator[Batch], total: int, broken: Sequence[Broken
             bar.update(len(batch))
 
 
-@attribkit.command(name="list", short_help="List methods, removals, segmenters, problems or models.")
-@click.argument("what", metavar="methods|removals|segmenters|problems|models")
+@contextlib.contextmanager
+def _bar(unit: str) -> Iterator[Callable[[Pace], None]]:
+    """Who listens to an evaluation: a bar with rate and time left on a terminal, and nothing elsewhere."""
+    from tqdm import tqdm
+
+    with tqdm(unit=unit, disable=None, file=sys.stderr) as bar:
+
+        def heard(pace: Pace) -> None:
+            if pace.done < bar.n:  # another evaluation begins
+                bar.reset()
+            bar.total = pace.total
+            bar.set_postfix_str(pace.what, refresh=False)
+            bar.update(pace.done - bar.n)
+
+        yield heard
+
+
+@attribkit.command(name="list", short_help="List methods, metrics, removals, segmenters, problems or models.")
+@click.argument("what", metavar="methods|metrics|removals|segmenters|problems|models")
 @click.argument("part", default="")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_(what: str, part: str, as_json: bool) -> None:
     """List what there is to choose from; PART keeps the names that contain it."""
-    kinds = {"methods": _methods, "removals": _removals, "segmenters": _segmenters, "problems": _problems, "models": _models}
+    kinds = {
+        "methods": _methods,
+        "metrics": _metrics,
+        "removals": _removals,
+        "segmenters": _segmenters,
+        "problems": _problems,
+        "models": _models,
+    }
     if what not in kinds:
         raise UnknownName("list", what, kinds)
     found = {name: about for name, about in kinds[what]().items() if part.lower() in name.lower()}
@@ -277,6 +305,17 @@ def _removals() -> dict[str, str]:
         return f"runs on {cls.runs_on}, {how}" + ("; what is removed still has some influence" if cls.sees_removed else "")
 
     return {name: _about(cls, runs(cls)) for name, cls in REMOVALS.items()}
+
+
+def _metrics() -> dict[str, str]:
+    from .metrics import METRICS
+
+    def means(cls: type[Metric]) -> str:
+        made = cls()
+        chance = "" if made.chance is None else f"; {made.chance:g} says nothing"
+        return f"{made.family}; {'higher' if made.higher_is_better else 'lower'} is better{chance}; costs {made.cost}"
+
+    return {name: _about(cls, means(cls)) for name, cls in METRICS.items()}
 
 
 def _segmenters() -> dict[str, str]:
@@ -315,8 +354,9 @@ def _first_line(cls: type) -> str:
 @click.option("--count", type=click.IntRange(1), default=12, show_default=True, help="How many images to make and explain.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
 def demo(out: Path, count: int, as_json: bool) -> None:
-    """Explain the embedded models on images made for the purpose: one model learned the object, the other a shortcut."""
-    from .report.demo import write_demo
+    """Explain the embedded models on images made for the purpose, and say which methods find what each looks at."""
+    from .demo import write_demo
 
-    page, verdict = write_demo(_folder(out), count)
-    click.echo(json.dumps({"report": str(page), "verdict": verdict}) if as_json else f"{verdict}\nOpen {page}")
+    with _bar("map") as progress:
+        done = write_demo(_folder(out), count, progress)
+    click.echo(done.json() if as_json else f"{done}\nOpen {done.page}")

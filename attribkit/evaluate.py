@@ -20,6 +20,7 @@ from .progress import Pace
 from .scores import Failure, Key, Scores
 
 CONTROLS: tuple[Method, ...] = (RandomMap(), CentreMap(), EdgeMap())
+CONTROL_KINDS = (RandomMap, CentreMap, EdgeMap, Oracle)
 
 # Of each batch and method: the problem's label, the method, the batch, its maps, and their scores by metric.
 Watch = Callable[[str, Method, Batch, Attribution, dict[Metric, Tensor]], None]
@@ -78,7 +79,7 @@ class Run:
         self.controls = [each for each in controls if each not in self.methods]
         self.watch = watch
         self.scores = Scores()
-        self._gone: set[tuple[str, Method, Metric | None]] = set()
+        self._gone: set[tuple[Key, Method, Metric | None]] = set()
 
     @property
     def lined_up(self) -> list[Method]:
@@ -93,7 +94,7 @@ class Run:
             chances = {each: each.chances(batch) for each in self.metrics}
             key = Key(problem.label, getattr(problem, "model", model).name, "", "")
             for each in [*self.lined_up, *self._oracles(batch)]:
-                if (problem.label, each, None) not in self._gone:
+                if (key, each, None) not in self._gone:
                     self._scored(key, each, model, batch, chances)
                 pace.on(len(batch) if not isinstance(each, Oracle) else 0, f"{problem.label}, {each.brief()}")
         self.scores.failures.extend(getattr(problem, "failures", ()))
@@ -109,19 +110,19 @@ class Run:
         try:
             maps = by(model, batch)
         except AttribkitError as error:
-            self._gone.add((key.problem, by, None))
+            self._gone.add((key, by, None))
             self.scores.failures.append(Failure(f"{by.brief()} on {key.problem}", "explain", str(error)))
             return
-        asked = [each for each in self.metrics if (key.problem, by, each) not in self._gone and _suits(each, by, batch)]
+        asked = [each for each in self.metrics if (key, by, each) not in self._gone and _suits(each, by, batch)]
         found: dict[Metric, Tensor] = {}
         for each, values in scores_of(model, batch, maps, by, asked):
             if isinstance(values, AttribkitError):
-                self._gone.add((key.problem, by, each))
+                self._gone.add((key, by, each))
                 self.scores.failures.append(Failure(f"{by.brief()} on {key.problem}", each.brief(), str(values)))
                 continue
             found[each] = values
             whole = key._replace(method=by.brief(), metric=each.brief())
-            self.scores.add(whole, batch, values, chances=chances[each], higher_is_better=each.higher_is_better, control=by not in self.methods)
+            self.scores.add(whole, batch, values, chances=chances[each], higher_is_better=each.higher_is_better, control=isinstance(by, CONTROL_KINDS))
         if self.watch is not None:
             self.watch(key.problem, by, batch, maps, found)
 

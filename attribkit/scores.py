@@ -15,7 +15,7 @@ class Key(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """What could not be done: to which image (or method, or metric), at which stage, and why."""
+    """What could not be done: which image or method it was, at which stage ("read", "explain", "write", or a metric's name), and why."""
 
     id: str
     stage: str

@@ -33,6 +33,7 @@ LAYERS = [
     "diagnosis",
     "report",
     "evaluate",
+    "demo",
     "__init__",
     "cli",
     "__main__",

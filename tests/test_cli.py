@@ -18,7 +18,7 @@ from attribkit import Attribution, Unsupported, VisionModel, cli
 from attribkit.methods import METHODS, Gradient
 from attribkit.methods.base import method as made
 from attribkit.removals import REMOVALS
-from attribkit.report.demo import TOUR
+from attribkit.demo import TOUR
 from attribkit.segments import SEGMENTERS
 
 MODEL = ["--model", "planted/shortcut-95"]

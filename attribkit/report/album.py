@@ -14,7 +14,7 @@ import platform
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 
@@ -23,6 +23,7 @@ from ..batch import Batch
 from ..errors import Unsupported
 from ..methods.base import Method
 from ..model.adapter import VisionModel
+from ..scores import Failure
 from .figures import compare_figure, encoded, overlay_figure, png
 from .output import Output
 from .page import About, Item, Section, gallery, write_page
@@ -31,14 +32,6 @@ LONGEST_NAME = 200  # bytes; file systems take 255, of which writing a file whol
 PAGE_FILES = ("report.html", "run.json", "failures.csv")
 COMPARED_IMAGES = 6  # in one picture of all methods, each method on one scale
 PAGE_IMAGES = 200  # more make a page that a browser is slow to open; the pictures of all images are in their folders
-
-
-class Failure(NamedTuple):
-    """An image that could not be done: at which stage ("read", "explain", "write"), and why."""
-
-    id: str
-    stage: str
-    reason: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,15 +170,21 @@ def picture_name(image: str) -> str:
     return f"{folder}{slash}{name}.png"
 
 
-def write_album(
-    out: Output, chapters: Sequence[tuple[Album, Section]], *, title: str, summary: str, failures: Sequence[Failure] = ()
+def write_album(  # noqa: PLR0913 - what a page is made of, all by name
+    out: Output,
+    chapters: Sequence[tuple[Album, Section]],
+    *,
+    title: str,
+    summary: str,
+    failures: Sequence[Failure] = (),
+    first: Sequence[Section] = (),
 ) -> Path:
-    """Write `report.html` of all chapters, `run.json` of what was run, and `failures.csv`; the page's path."""
+    """Write `report.html` of what comes `first` and all chapters, `run.json` of what was run, and `failures.csv`; the page's path."""
     albums = [album for album, _ in chapters]
     methods = {method.brief(): (repr(method), method.paper) for album in albums for method in album.methods}
     facts = _facts([album.model for album in albums])
     about = About(facts, [(brief, *rest) for brief, rest in methods.items()], [(failure.id, failure.reason) for failure in failures])
-    sections = [*(section for _, section in chapters), Section("about", "about.html", {"about": about})]
+    sections = [*first, *(section for _, section in chapters), Section("about", "about.html", {"about": about})]
     page = write_page(out.claim("report.html"), sections, title=title, summary=summary)
     runs = [album.record() for album in albums]
     out.write("run.json", json.dumps({"facts": facts, "runs": runs}, indent=1, allow_nan=False).encode())

@@ -1,0 +1,95 @@
+"""Random parts of an image: what a map says they hold, and what the model answers without them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..batch import Batch
+from ..maps import resize
+from ..noise import keys
+from ..removals.base import Removal
+
+if TYPE_CHECKING:
+    from ..model.adapter import VisionModel
+
+_ROUNDING = 8 * torch.finfo(torch.float32).eps  # by so much of its size a score may change with the batch that it was computed in
+
+
+class Grid(NamedTuple):
+    """A division of an image into cells, row by row: which row of cells each row of pixels lies in, (H,), and which column, (W,)."""
+
+    down: Tensor
+    across: Tensor
+    rows: int
+    columns: int
+
+    @classmethod
+    def over(cls, images: Tensor, cells: int) -> Grid:
+        """`cells` x `cells` of them, as equal as whole pixels allow; of a side with fewer pixels each is a cell."""
+        (height, rows), (width, columns) = ((side, min(cells, side)) for side in images.shape[-2:])
+        places = (torch.arange(side, device=images.device) * count // side for side, count in ((height, rows), (width, columns)))
+        return cls(*places, rows, columns)
+
+    def sums(self, maps: Tensor) -> Tensor:
+        """What the cells of maps (B, H, W) hold, (B, rows * columns), in double precision."""
+        down, across = (
+            (place.unsqueeze(1) == torch.arange(count, device=maps.device)).double()
+            for place, count in ((self.down, self.rows), (self.across, self.columns))
+        )
+        return (down.T @ maps.double() @ across).flatten(1)
+
+    def pixels(self, cells: Tensor) -> Tensor:
+        """Values of the cells, (R, rows * columns), as the image has them, (R, H, W)."""
+        return cells.view(-1, self.rows, self.columns)[:, self.down][:, :, self.across]
+
+
+class Parts(NamedTuple):
+    """`count` parts of every image, unions of cells: (key (R,), number (R,)) -> (R, rows * columns) bool, drawn from the key."""
+
+    grid: Grid
+    count: int
+    drawn: Callable[[Tensor, Tensor], Tensor]
+    seed: int
+
+
+def without_parts(model: VisionModel, batch: Batch, maps: Tensor, removal: Removal, parts: Parts) -> tuple[Tensor, Tensor]:
+    """The sum of the maps (B, H, W) inside each part, and the score without it; (B, count) each, inside `studied`."""
+    ask = removal.prepared(model, batch.images)
+    held = parts.grid.sums(maps)
+    key = keys(batch.images, parts.seed, pictures=model.pictures)
+
+    def work(rows: slice) -> tuple[Tensor, Tensor]:
+        pairs = torch.arange(rows.start, rows.stop, device=batch.images.device)
+        which, number = pairs // parts.count, pairs % parts.count
+        chosen = parts.drawn(key[which] + number, number)
+        score = batch.targets[which].of(ask(which, ~parts.grid.pixels(chosen)))
+        return (chosen * held[which]).sum(1), score
+
+    sums, scores = model.in_rows(work, len(batch) * parts.count)
+    return sums.view(len(batch), -1), scores.view(len(batch), -1)
+
+
+def over_image(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Maps at the image's `size` (H, W) that hold what they held: bilinear, and divided by how many times more pixels there are."""
+    return resize(maps, size) * (maps.shape[-2:].numel() / (size[0] * size[1]))
+
+
+def lost_in_rounding(drops: Tensor, scores: Tensor) -> Tensor:
+    """Whether changes (B, S) of scores (B,) are all of the size of rounding errors: nothing is known then; (B,) bool."""
+    return drops.abs().amax(1) <= _ROUNDING * scores.abs()
+
+
+def correlation(one: Tensor, other: Tensor) -> Tensor:
+    """Pearson's correlation along the last dimension; NaN where either is constant, up to the rounding of float32."""
+    one, other = one.double(), other.double()
+    constant = torch.stack([each.amax(-1) - each.amin(-1) <= _ROUNDING * each.abs().amax(-1) for each in (one, other)]).any(0)
+    one, other = (_unit(each - each.mean(-1, keepdim=True)) for each in (one, other))
+    return (one * other).sum(-1).clamp(-1, 1).masked_fill(constant, torch.nan)
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    return vectors / torch.linalg.vector_norm(vectors, dim=-1, keepdim=True).clamp_min(torch.finfo(vectors.dtype).tiny)
