@@ -17,6 +17,7 @@ from .errors import OutOfMemory as OutOfMemory
 from .errors import Unavailable as Unavailable
 from .errors import UnknownName as UnknownName
 from .errors import Unsupported as Unsupported
+from .evaluating import evaluate as evaluate
 from .explaining import explain as explain
 from .explaining import load_images as load_images
 from .images import Preprocessing as Preprocessing
@@ -26,6 +27,7 @@ from .model.adapter import VisionModel as VisionModel
 from .model.zoo import load_model as load_model
 from .problems import PROBLEMS as PROBLEMS
 from .removals import REMOVALS as REMOVALS
+from .scores import Scores as Scores
 from .segments import SEGMENTERS as SEGMENTERS
 
 __version__: str

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from .batch import Batch, Targets
-from .evaluate import evaluate
+from .evaluating import evaluate
 from .methods.base import method
 from .metrics.overlap import PixelAUC
 from .model.adapter import VisionModel

@@ -9,7 +9,7 @@ import os
 import re
 import stat
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import IO, Literal, get_args
 
@@ -128,16 +128,16 @@ def _has_suffix(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
-def read_image(path: PathLike, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The image in the file at `path`, upright (EXIF), as 8-bit RGB; `BrokenImage` says why it cannot be had.
+def read_image(path: PathLike, *, max_pixels: int = MAX_PIXELS, convert: Callable[[Image.Image], Image.Image] | None = None) -> Image.Image:
+    """The image in the file at `path`, upright (EXIF), as 8-bit RGB (or as `convert` says); `BrokenImage` says why it cannot be had.
 
     JPEG, PNG, WebP, TIFF, BMP, GIF and PPM, told by content; of an animation the first frame. Transparency is composited on
     white, 16-bit grey is scaled, colour profiles are not applied. More than `max_pixels` are refused before decoding.
     """
     name = os.fsdecode(path)
     try:
-        with _opened(name) as file:
-            return _decoded(file, max_pixels)
+        with open_regular(name) as file:
+            return _decoded(file, max_pixels, convert or to_rgb)
     except Exception as error:
         # Decoders meet damaged files with any type: OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error, zlib.error,
         # MemoryError, ... and the list changes between releases. Whatever it is, one file is broken and the others are not.
@@ -146,7 +146,7 @@ def read_image(path: PathLike, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     raise BrokenImage(name, reason)
 
 
-def _opened(name: str) -> IO[bytes]:
+def open_regular(name: str) -> IO[bytes]:
     """The file, open for reading; refuses what is not a regular file, since opening a pipe would wait for ever."""
     mode = os.stat(name).st_mode
     if stat.S_ISDIR(mode):
@@ -157,7 +157,7 @@ def _opened(name: str) -> IO[bytes]:
     return open(name, "rb", opener=lambda path, flags: os.open(path, flags | getattr(os, "O_NONBLOCK", 0)))
 
 
-def _decoded(file: IO[bytes], max_pixels: int) -> Image.Image:
+def _decoded(file: IO[bytes], max_pixels: int, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
     head = file.read(16)
     kind = _MAGIC.match(head)
     if kind is None or kind.lastgroup is None:
@@ -168,22 +168,22 @@ def _decoded(file: IO[bytes], max_pixels: int) -> Image.Image:
         width, height = image.size
         if width * height > max_pixels:
             raise BadInput(f"{width} x {height} is {width * height:,} pixels, allowed: at most {max_pixels:,}")
-        return _upright(image)
+        return _upright(image, convert)
 
 
 def upright(image: Image.Image) -> Image.Image:
     """An open image as `read_image` gives it, upright and 8-bit RGB; `BrokenImage` where its file turns out to be damaged."""
     try:
-        return _upright(image)
+        return _upright(image, to_rgb)
     except Exception as error:  # a file that is decoded only now fails in as many ways as in read_image
         reason = _reason(error)
     raise BrokenImage(getattr(image, "filename", "") or "the image", reason)
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _upright(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
     image.load()
-    rgb, turn = to_rgb(image), _turn(image)
-    return rgb if turn is None else rgb.transpose(turn)
+    converted, turn = convert(image), _turn(image)
+    return converted if turn is None else converted.transpose(turn)
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
@@ -324,6 +324,21 @@ class Preprocessing:
         scale_x, scale_y = width / wide, height / high
         return Geometry(scale_x, scale_y, scale_x * _centred(wide, self.size[1]), scale_y * _centred(high, self.size[0]), self.size)
 
+    def mask(self, mask: Tensor) -> Tensor:
+        """What the model sees of a mask of the whole image, (h, w) -> (H, W): the share of each pixel it covers, 0 beyond the image."""
+        high, wide = mask.shape
+        at = self.geometry(wide, high)
+        down = _shares(at.top, at.scale_y, at.size[0], torch.arange(high + 1))
+        across = _shares(at.left, at.scale_x, at.size[1], torch.arange(wide + 1))
+        return (down @ mask.double() @ across.T).clamp(0, 1).float()  # a sum of shares may exceed 1 in its last bit
+
+    def box(self, box: Sequence[float], width: int, height: int) -> Tensor:
+        """As `mask`, for the box (x0, y0, x1, y1), ends excluded, in an image of that size."""
+        at = self.geometry(width, height)
+        down = _shares(at.top, at.scale_y, at.size[0], torch.tensor(box[1::2]))
+        across = _shares(at.left, at.scale_x, at.size[1], torch.tensor(box[0::2]))
+        return (down @ across.T).clamp(0, 1).float()
+
     def pixels(self, images: Tensor) -> Tensor:
         """Normalised images (B, 3, H, W) or one (3, H, W), back to pixels in [0, 1]."""
         if images.ndim not in (3, 4) or images.shape[-3] != 3 or not images.is_floating_point():
@@ -353,6 +368,12 @@ class Preprocessing:
 def _centred(length: int, crop: int) -> int:
     """Where a crop begins on an axis of that length, below 0 where it is longer; halves are rounded as torchvision does."""
     return round((length - crop) / 2) if crop <= length else -((crop - length) // 2)
+
+
+def _shares(start: float, scale: float, count: int, edges: Tensor) -> Tensor:
+    """How much of each of `count` pixels, `scale` wide each from `start` on, lies between neighbouring edges; (E,) -> (count, E - 1)."""
+    below = ((edges.double() - start) / scale - torch.arange(count).unsqueeze(1)).clamp(0, 1)
+    return below.diff(dim=1)
 
 
 def _channels(values: tuple[float, float, float], like: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ LAYERS = [
     "store",
     "diagnosis",
     "report",
-    "evaluate",
+    "evaluating",
     "demo",
     "__init__",
     "cli",

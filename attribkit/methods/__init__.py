@@ -21,6 +21,8 @@ from .integrated_gradients import convergence_delta as convergence_delta
 from .levels import at_layers as at_layers
 from .perturbation import RISE as RISE
 from .perturbation import Occlusion as Occlusion
+from .precomputed import FromCallable as FromCallable
+from .precomputed import Precomputed as Precomputed
 from .pytorch_grad_cam import PytorchGradCAM as PytorchGradCAM
 from .region_removal import LayerMasking as LayerMasking
 from .region_removal import RegionRemoval as RegionRemoval

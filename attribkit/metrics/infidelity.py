@@ -81,7 +81,7 @@ class Infidelity(Metric):
         else:
             grid = Grid.over(batch.images, self.cells)
             drawn = _blocks if self.kind == "square" else _halves
-            parts = Parts(grid, self.samples, lambda key, _number: drawn(grid, key), self.seed)
+            parts = Parts(grid, self.samples, lambda key, _place: drawn(grid, key), self.seed)
             predicted, changed = without_parts(model, batch, maps, self.removal, parts)
         drops = whole.unsqueeze(1) - changed
         scores = infidelity(predicted, drops, scaled=self.scaled, normalised=self.normalised)

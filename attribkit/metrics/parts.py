@@ -30,9 +30,9 @@ class Grid(NamedTuple):
     @classmethod
     def over(cls, images: Tensor, cells: int) -> Grid:
         """`cells` x `cells` of them, as equal as whole pixels allow; of a side with fewer pixels each is a cell."""
-        (height, rows), (width, columns) = ((side, min(cells, side)) for side in images.shape[-2:])
-        places = (torch.arange(side, device=images.device) * count // side for side, count in ((height, rows), (width, columns)))
-        return cls(*places, rows, columns)
+        rows, columns = (min(cells, side) for side in images.shape[-2:])
+        down, across = (torch.arange(side, device=images.device) for side in images.shape[-2:])
+        return cls(down * rows // len(down), across * columns // len(across), rows, columns)
 
     def sums(self, maps: Tensor) -> Tensor:
         """What the cells of maps (B, H, W) hold, (B, rows * columns), in double precision."""
@@ -48,28 +48,28 @@ class Grid(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """`count` parts of every image, unions of cells: (key (R,), number (R,)) -> (R, rows * columns) bool, drawn from the key."""
+    """`number` parts of every image, unions of cells: drawn from a key (R,) and the part's place (R,), as (R, rows * columns) bool."""
 
     grid: Grid
-    count: int
+    number: int
     drawn: Callable[[Tensor, Tensor], Tensor]
     seed: int
 
 
 def without_parts(model: VisionModel, batch: Batch, maps: Tensor, removal: Removal, parts: Parts) -> tuple[Tensor, Tensor]:
-    """The sum of the maps (B, H, W) inside each part, and the score without it; (B, count) each, inside `studied`."""
+    """The sum of the maps (B, H, W) inside each part, and the score without it; (B, number) each, inside `studied`."""
     ask = removal.prepared(model, batch.images)
     held = parts.grid.sums(maps)
     key = keys(batch.images, parts.seed, pictures=model.pictures)
 
     def work(rows: slice) -> tuple[Tensor, Tensor]:
         pairs = torch.arange(rows.start, rows.stop, device=batch.images.device)
-        which, number = pairs // parts.count, pairs % parts.count
-        chosen = parts.drawn(key[which] + number, number)
+        which, place = pairs // parts.number, pairs % parts.number
+        chosen = parts.drawn(key[which] + place, place)
         score = batch.targets[which].of(ask(which, ~parts.grid.pixels(chosen)))
         return (chosen * held[which]).sum(1), score
 
-    sums, scores = model.in_rows(work, len(batch) * parts.count)
+    sums, scores = model.in_rows(work, len(batch) * parts.number)
     return sums.view(len(batch), -1), scores.view(len(batch), -1)
 
 
@@ -92,4 +92,5 @@ def correlation(one: Tensor, other: Tensor) -> Tensor:
 
 
 def _unit(vectors: Tensor) -> Tensor:
-    return vectors / torch.linalg.vector_norm(vectors, dim=-1, keepdim=True).clamp_min(torch.finfo(vectors.dtype).tiny)
+    long: Tensor = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    return vectors / long.clamp_min(torch.finfo(vectors.dtype).tiny)

@@ -43,8 +43,7 @@ class SensitivityN(Metric):
 
     name = "sensitivity_n"
     paper = (
-        "Ancona, Ceolini, Öztireli, Gross: Towards Better Understanding of Gradient-Based Attribution Methods, "
-        "ICLR 2018 (arXiv:1711.06104)"
+        "Ancona, Ceolini, Öztireli, Gross: Towards Better Understanding of Gradient-Based Attribution Methods, ICLR 2018 (arXiv:1711.06104)"
     )
     family = "faithfulness"
     chance = 0.0
@@ -67,9 +66,9 @@ class SensitivityN(Metric):
         # At least one and never all, of which there would be but one choice.
         sizes = torch.tensor([min(max(1, round(share * cells)), cells - 1) for share in self.shares], device=maps.device)
 
-        def drawn(key: Tensor, number: Tensor) -> Tensor:
-            places = uniform(key, cells).argsort(dim=1, stable=True).argsort(dim=1)
-            return places < sizes[number // self.samples].unsqueeze(1)
+        def drawn(key: Tensor, place: Tensor) -> Tensor:
+            order = uniform(key, cells).argsort(dim=1, stable=True).argsort(dim=1)
+            return order < sizes[place // self.samples].unsqueeze(1)
 
         parts = Parts(grid, len(sizes) * self.samples, drawn, self.seed)
         found = without_parts(model, batch, over_image(maps, (batch.images.shape[-2], batch.images.shape[-1])), self.removal, parts)

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..attribution import Attribution
 from ..batch import Batch
 from ..errors import BadInput
+from ..maps import resize
 from ..noise import keys, normal, uniform
 from ..registry import AtLeast
 from .base import Anew, Explain
@@ -25,11 +26,12 @@ def relative_change(maps: Tensor, others: Tensor) -> Tensor:
     """The norm of the difference of two maps over that of the first, or over 1 where that is 0; (B, h, w) twice -> (B,)."""
     one, other = _paired(maps, others, "relative_change")
     norm = torch.linalg.vector_norm(one, dim=1)
-    return torch.linalg.vector_norm(other - one, dim=1) / torch.where(norm > 0, norm, 1)
+    change: Tensor = torch.linalg.vector_norm(other - one, dim=1)
+    return change / torch.where(norm > 0, norm, 1)
 
 
 def map_correlation(maps: Tensor, others: Tensor) -> Tensor:
-    """Pearson's correlation of two maps over their pixels, (B, h, w) twice -> (B,): NaN where the first is constant, 0 where the other is."""
+    """Pearson's correlation of two maps over pixels, (B, h, w) twice -> (B,): NaN where the first is constant, 0 where the other is."""
     one, other = _paired(maps, others, "map_correlation")
     alike = correlation(one, other)
     return torch.where(alike.isnan() & ~correlation(one, one).isnan(), 0, alike)
@@ -49,13 +51,14 @@ class _NoisyCopies(Anew, ABC):
 
     def _compared(self, model: VisionModel, batch: Batch, attribution: Attribution, explain: Explain) -> Tensor:
         count, key = len(batch), keys(batch.images, self.seed, pictures=model.pictures)
+        size = (attribution.maps.shape[-2], attribution.maps.shape[-1])  # what the maps were resized to, if they were
 
         def work(rows: slice) -> tuple[Tensor]:
             pairs = torch.arange(rows.start, rows.stop, device=batch.images.device)
             which, sample = pairs % count, pairs // count
             names = tuple(f"noisy copy {pair // count + 1} of {batch.ids[pair % count]}" for pair in range(rows.start, rows.stop))
             noisy = batch.images[which] + self._noise(batch.images[which], key[which] + sample)
-            maps = explain(model, Batch(noisy, batch.targets[which], names)).maps
+            maps = resize(explain(model, Batch(noisy, batch.targets[which], names)).maps, size)
             return (self._alike(attribution.maps[which], maps),)
 
         return self._overall(model.in_rows(work, count * self.samples)[0].view(self.samples, count))

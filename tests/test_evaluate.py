@@ -1,0 +1,246 @@
+"""The one loop: what is scored, by whom, how often, and what is kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import weakref
+
+import pytest
+import torch
+from models import Dead, GapCNN, LinearModel, adapted
+from torch import Tensor
+
+import attribkit as ak
+from attribkit import BadInput, Batch, Targets, Unsupported
+from attribkit.methods import METHODS, GradCAM, Gradient, Method, Oracle, RandomMap
+from attribkit.metrics import METRICS, Metric
+from attribkit.progress import Pace
+
+SIZE = (24, 40)
+CONTROLS = {"RandomMap()", "CentreMap()", "EdgeMap()"}
+
+
+class Drawn:
+    """Random images with a square region, made batch by batch; notes which of its earlier batches are still there."""
+
+    name = "drawn"
+    label = "drawn"
+
+    def __init__(self, model, count: int = 7, rows: int = 3, regions: bool = True) -> None:
+        self.model, self.count, self.rows, self.regions = model, count, rows, regions
+        self.alive: list[int] = []
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self):
+        seen: list[weakref.ref[Tensor]] = []
+        for start in range(0, self.count, self.rows):
+            gc.collect()
+            self.alive.append(sum(each() is not None for each in seen))
+            rows = range(start, min(start + self.rows, self.count))
+            images = torch.stack([torch.randn(3, *SIZE, generator=torch.Generator().manual_seed(row)) for row in rows])
+            region = torch.zeros(len(rows), *SIZE)
+            region[:, 4:16, 8:20] = 1
+            seen.append(weakref.ref(images))
+            yield self._yielded(images, region, rows)
+
+    def _yielded(self, images: Tensor, region: Tensor, rows: range):
+        regions = {"object": region, "rest": 1 - region} if self.regions else {}
+        groups = {"odd": torch.tensor([row % 2 for row in rows])}
+        return self.model, Batch(images, Targets(torch.tensor([row % 5 for row in rows])), tuple(f"i{row}" for row in rows), regions, groups)
+
+
+@pytest.fixture
+def tables():
+    """What a test enters in the tables is taken out again."""
+    before = [(table, dict(table._classes)) for table in (METHODS, METRICS)]
+    yield
+    for table, classes in before:
+        table._classes.clear()
+        table._classes.update(classes)
+
+
+def rows_of(scores) -> dict[tuple[str, str, str], float]:
+    return {(row["method"], row["metric"], row["id"]): row["score"] for row in scores.rows()}
+
+
+def test_every_image_has_a_row_for_each_method_and_metric():
+    problem = Drawn(adapted(GapCNN()))
+    scores = ak.evaluate(problem, ["grad_cam", Gradient()], ["energy_inside", "sparseness"])
+    found = rows_of(scores)
+    methods = {"GradCAM()", "Gradient()", "Oracle(region='object')"} | CONTROLS
+    assert set(found) == {(method, metric, f"i{row}") for method in methods for metric in ("EnergyInside()", "Sparseness()") for row in range(7)}
+    assert scores.controls == CONTROLS | {"Oracle(region='object')"} and not scores.failures
+    assert {(row["problem"], row["model"], row["odd"]) for row in scores.rows()} == {("drawn", "GapCNN", 0), ("drawn", "GapCNN", 1)}
+
+
+def test_scores_are_those_of_the_metric_called_by_hand():
+    model = adapted(GapCNN())
+    found = rows_of(ak.evaluate(Drawn(model), "hires_cam", ["energy_inside", "pixel_auc"], controls=False))
+    for _, batch in Drawn(model, rows=7):
+        maps = METHODS["hires_cam"]()(model, batch)
+        for name in ("energy_inside", "pixel_auc"):
+            made = METRICS[name]()
+            for row, value in enumerate(made(model, batch, maps)):
+                assert found["HiResCAM()", made.brief(), f"i{row}"] == pytest.approx(float(value), abs=1e-6)
+
+
+def test_the_mask_itself_is_the_ceiling_and_noise_the_floor():
+    means = {row.method: row for row in ak.evaluate(Drawn(adapted(GapCNN()), 60, 20), "gradient", "energy_inside").table()}
+    share = 144 / 960
+    assert means["Oracle(region='object')"].mean == 1
+    assert means["RandomMap()"].mean == pytest.approx(share, abs=0.01)
+    assert means["Gradient()"].chance == pytest.approx(share)
+
+
+def test_an_oracle_is_scored_for_its_own_region_alone():
+    asked = ["EnergyInside()", "EnergyInside(region='rest')", "sparseness", "sensitivity_max"]
+    found = {key[:2] for key in rows_of(ak.evaluate(Drawn(adapted(GapCNN()), 2), "gradient", asked))}
+    assert {metric for method, metric in found if method == "Oracle(region='object')"} == {"EnergyInside()", "Sparseness()"}
+    assert {metric for method, metric in found if method == "Oracle(region='rest')"} == {"EnergyInside(region='rest')", "Sparseness()"}
+
+
+def test_batches_change_no_score():
+    model = adapted(GapCNN())
+    asked = ["energy_inside", "deletion"]
+    one, other = (rows_of(ak.evaluate(Drawn(model, 7, rows), "grad_cam", asked)) for rows in (2, 7))
+    assert set(one) == set(other)
+    assert one == pytest.approx(other, abs=1e-5)
+
+
+def test_maps_are_made_once_for_all_metrics(tables):
+    calls: list[int] = []
+
+    @dataclasses.dataclass(frozen=True)
+    class Counting(Method):
+        """A gradient that counts."""
+
+        name = "counting"
+        paper = "none"
+        cost = "a count"
+
+        def _maps(self, model, images, targets):
+            calls.append(len(images))
+            return images.abs().sum(1)
+
+    ak.evaluate(Drawn(adapted(GapCNN())), Counting(), ["energy_inside", "pixel_auc", "sparseness", "deletion"])
+    assert calls == [3, 3, 1]
+
+
+def test_no_batch_is_kept_when_the_next_one_comes():
+    """Memory must not grow with the data set: of what was evaluated only scores, ids and labels stay."""
+    problem = Drawn(adapted(GapCNN()), 30, 3)
+    ak.evaluate(problem, ["grad_cam", "gradient"], ["energy_inside", "attention_iou", "deletion"])
+    assert problem.alive == [0, 1, *([1] * 8)] or max(problem.alive) <= 1
+    assert len(problem.alive) == 10
+
+
+def test_a_method_that_does_not_suit_is_told_and_the_rest_goes_on():
+    model = adapted(LinearModel())
+    scores = ak.evaluate(Drawn(model), ["grad_cam", "gradient"], "energy_inside")
+    assert {key[0] for key in rows_of(scores)} == {"Gradient()", "Oracle(region='object')"} | CONTROLS
+    (failure,) = scores.failures
+    assert failure.id == "GradCAM() on drawn" and failure.stage == "explain" and "needs a spatial layer" in failure.reason
+
+
+def test_a_metric_that_fails_on_a_method_is_told_and_the_rest_goes_on(tables):
+    @dataclasses.dataclass(frozen=True)
+    class Failing(Metric):
+        """Fails on everything but noise."""
+
+        name = "failing"
+        paper = "none"
+        family = "complexity"
+
+        def _scores(self, model, batch, attribution):
+            if "RandomMap" not in attribution.method:
+                raise Unsupported("only noise, please")
+            return batch.images.new_zeros(len(batch))
+
+    scores = ak.evaluate(Drawn(adapted(GapCNN())), "gradient", [Failing(), "sparseness"])
+    assert {key[0] for key in rows_of(scores) if key[1] == "Failing()"} == {"RandomMap()"}
+    assert len([failure for failure in scores.failures if failure.id == "Gradient() on drawn"]) == 1
+    assert {failure.stage for failure in scores.failures} == {"Failing()"}
+
+
+def test_nothing_scored_is_an_error_with_its_reasons():
+    with pytest.raises(Unsupported, match=r"GradCAM\(\) on drawn: .*needs a spatial layer"):
+        ak.evaluate(Drawn(adapted(LinearModel())), "grad_cam", "sparseness")
+    with pytest.raises(Unsupported, match="the problems have no images"):
+        ak.evaluate(Drawn(adapted(GapCNN()), 0), "grad_cam", "sparseness")
+
+
+def test_a_problem_without_regions_is_refused_before_any_work(tables):
+    def explode(*_: object) -> None:
+        raise AssertionError("explained before the check")
+
+    with pytest.raises(BadInput, match=r"PointingGame\(\) compares maps with a region, and drawn has none"):
+        ak.evaluate(Drawn(adapted(GapCNN()), regions=False), "gradient", ["sparseness", "pointing_game"], watch=explode)
+    with pytest.raises(BadInput, match="no region is called 'elsewhere'"):
+        ak.evaluate(Drawn(adapted(GapCNN())), "gradient", "EnergyInside(region='elsewhere')", watch=explode)
+    scores = ak.evaluate(Drawn(adapted(GapCNN()), regions=False), "gradient", "sparseness")
+    assert "Oracle" not in " ".join(scores.controls) and not scores.failures
+
+
+@pytest.mark.parametrize(
+    ("methods", "metrics", "reason"),
+    [
+        ([], "sparseness", r"evaluate\(methods=...\): got none"),
+        ("gradient", [], r"evaluate\(metrics=...\): got none"),
+        ("gradiant", "sparseness", "no method is called 'gradiant'"),
+        ("gradient", "sparsness", "no metric is called 'sparsness'"),
+        (7, "sparseness", "got int, allowed: one or several of str or Method"),
+        (["gradient", 7], "sparseness", "method: got int"),
+    ],
+)
+def test_what_cannot_be_meant_is_one_clear_line(methods, metrics, reason):
+    with pytest.raises(BadInput, match=reason):
+        ak.evaluate(Drawn(adapted(GapCNN())), methods, metrics)
+
+
+def test_several_problems_and_doubled_requests():
+    model = adapted(GapCNN())
+    other = Drawn(adapted(Dead(), layer="features"), 2)
+    other.label = "another"
+    scores = ak.evaluate([Drawn(model, 2), other], ["gradient", "Gradient()", Gradient()], ["sparseness", "Sparseness()"], controls=False)
+    assert {(row["problem"], row["model"], row["method"], row["id"]) for row in scores.rows()} == {
+        (problem, name, "Gradient()", f"i{row}") for problem, name in (("drawn", "GapCNN"), ("another", "Dead")) for row in range(2)
+    }
+
+
+def test_progress_is_told_with_rate_and_time_left():
+    told: list[Pace] = []
+    ak.evaluate(Drawn(adapted(GapCNN())), ["gradient", "grad_cam"], "sparseness", progress=told.append)
+    assert [pace.done for pace in told] == sorted({pace.done for pace in told})
+    assert told[-1].done == told[-1].total == 7 * 5 and told[-1].left == 0
+    assert {pace.what for pace in told} == {f"drawn, {name}" for name in {"Gradient()", "GradCAM()"} | CONTROLS}
+
+
+def test_a_pace_says_how_long_the_rest_takes():
+    assert str(Pace(30, 120, 10.0, "grid")) == "30/120 (25%), 3 a second, 30 s left: grid"
+    assert str(Pace(1, 7201, 1.0, "x")).endswith("1 a second, 2:00:00 left: x")
+    assert "left" not in str(Pace(0, 5, 0.0, "x"))
+
+
+def test_whoever_watches_sees_maps_and_their_scores():
+    seen = []
+    ak.evaluate(Drawn(adapted(GapCNN())), GradCAM(), ["energy_inside"], controls=False, watch=lambda *each: seen.append(each))
+    assert [(label, by, len(batch), maps.ids == batch.ids) for label, by, batch, maps, _ in seen] == [("drawn", GradCAM(), rows, True) for rows in (3, 3, 1)]
+    assert all(set(found) == {METRICS["energy_inside"]()} and len(found[METRICS["energy_inside"]()]) == len(batch) for _, _, batch, _, found in seen)
+
+
+def test_an_oracle_is_no_method_inside_another():
+    model = adapted(GapCNN())
+    _, batch = next(iter(Drawn(model)))
+    assert torch.equal(Oracle("object")(model, batch).maps, batch.region("object"))
+    with pytest.raises(Unsupported, match="not inside another method"):
+        ak.methods.Smooth(Oracle("object"), samples=2)(model, batch)
+
+
+def test_a_control_asked_for_by_name_stays_a_control():
+    scores = ak.evaluate(Drawn(adapted(GapCNN())), ["random_map", RandomMap(seed=3), "gradient"], "sparseness")
+    assert scores.controls >= {"RandomMap()", "RandomMap(seed=3)"} and "Gradient()" not in scores.controls
+
+
