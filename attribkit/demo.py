@@ -22,7 +22,7 @@ from .problems.planted import Planted
 from .problems.scenes import PLACES
 from .progress import Pace
 from .report.album import PAGE_FILES, Album, write_album
-from .report.figures import encoded
+from .report.drawing import encoded
 from .report.output import Output
 from .report.page import Section
 from .scores import Scores

@@ -31,6 +31,7 @@ Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "ham
 PathLike = str | os.PathLike[str]
 Numbers = float | Sequence[float]
 Pixels = int | Sequence[int]
+Convert = Callable[[Image.Image], Image.Image]
 
 # 256 MiB as RGB. Up to this size Pillow does not warn of a decompression bomb either (it does so deep inside its TIFF reader).
 MAX_PIXELS = 89_478_485
@@ -128,7 +129,7 @@ def _has_suffix(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
-def read_image(path: PathLike, *, max_pixels: int = MAX_PIXELS, convert: Callable[[Image.Image], Image.Image] | None = None) -> Image.Image:
+def read_image(path: PathLike, *, max_pixels: int = MAX_PIXELS, convert: Convert | None = None) -> Image.Image:
     """The image in the file at `path`, upright (EXIF), as 8-bit RGB (or as `convert` says); `BrokenImage` says why it cannot be had.
 
     JPEG, PNG, WebP, TIFF, BMP, GIF and PPM, told by content; of an animation the first frame. Transparency is composited on
@@ -157,7 +158,7 @@ def open_regular(name: str) -> IO[bytes]:
     return open(name, "rb", opener=lambda path, flags: os.open(path, flags | getattr(os, "O_NONBLOCK", 0)))
 
 
-def _decoded(file: IO[bytes], max_pixels: int, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+def _decoded(file: IO[bytes], max_pixels: int, convert: Convert) -> Image.Image:
     head = file.read(16)
     kind = _MAGIC.match(head)
     if kind is None or kind.lastgroup is None:
@@ -180,7 +181,7 @@ def upright(image: Image.Image) -> Image.Image:
     raise BrokenImage(getattr(image, "filename", "") or "the image", reason)
 
 
-def _upright(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+def _upright(image: Image.Image, convert: Convert) -> Image.Image:
     image.load()
     converted, turn = convert(image), _turn(image)
     return converted if turn is None else converted.transpose(turn)
@@ -326,10 +327,9 @@ class Preprocessing:
 
     def mask(self, mask: Tensor) -> Tensor:
         """What the model sees of a mask of the whole image, (h, w) -> (H, W): the share of each pixel it covers, 0 beyond the image."""
-        high, wide = mask.shape
-        at = self.geometry(wide, high)
-        down = _shares(at.top, at.scale_y, at.size[0], torch.arange(high + 1))
-        across = _shares(at.left, at.scale_x, at.size[1], torch.arange(wide + 1))
+        at = self.geometry(mask.shape[1], mask.shape[0])
+        down = _shares(at.top, at.scale_y, at.size[0], torch.arange(mask.shape[0] + 1))
+        across = _shares(at.left, at.scale_x, at.size[1], torch.arange(mask.shape[1] + 1))
         return (down @ mask.double() @ across.T).clamp(0, 1).float()  # a sum of shares may exceed 1 in its last bit
 
     def box(self, box: Sequence[float], width: int, height: int) -> Tensor:
@@ -372,8 +372,7 @@ def _centred(length: int, crop: int) -> int:
 
 def _shares(start: float, scale: float, count: int, edges: Tensor) -> Tensor:
     """How much of each of `count` pixels, `scale` wide each from `start` on, lies between neighbouring edges; (E,) -> (count, E - 1)."""
-    below = ((edges.double() - start) / scale - torch.arange(count).unsqueeze(1)).clamp(0, 1)
-    return below.diff(dim=1)
+    return ((edges.double() - start) / scale - torch.arange(count).unsqueeze(1)).clamp(0, 1).diff(dim=1)
 
 
 def _channels(values: tuple[float, float, float], like: Tensor) -> Tensor:

@@ -23,7 +23,8 @@ from torch import Tensor
 
 import attribkit as ak
 from attribkit.methods import method
-from attribkit.report.figures import compare_figure, png
+from attribkit.report.drawing import png
+from attribkit.report.figures import compare_figure
 
 PHOTOGRAPHS = {"astronaut": data.astronaut, "coffee": data.coffee, "chelsea": data.chelsea}
 PLANTED = 3

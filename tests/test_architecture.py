@@ -142,15 +142,17 @@ ROOMS: dict[str, tuple[str, dict[str, str]]] = {
     "sets evaluation or training mode": (
         r"\.eval\(|\.train\(|\.training = ",
         {
-            "model/adapter.py": "its room",
+            "model/lent.py": "its room",
             "model/zoo.py": "a model is loaded in evaluation mode",
             "model/planted.py": "a model is loaded in evaluation mode",
+            "model/replica.py": "on the copy it makes",
         },
     ),
     "sets requires_grad": (
         r"requires_grad_\(|\.requires_grad = ",
         {
-            "model/adapter.py": "its room",
+            "model/lent.py": "its room",
+            "model/adapter.py": "on copies of images, not on a weight",
             "model/taps.py": "on the leaf it made, not on a weight",
             "model/families.py": "on the probe it made, not on a weight",
             "model/replica.py": "on copies of images and of what a layer returned, not on a weight",
@@ -158,11 +160,15 @@ ROOMS: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "switches gradients": (
         r"no_grad|enable_grad|set_grad_enabled|inference_mode",
-        {"model/adapter.py": "its room", "model/memory.py": "the kind of tensors that its rows are made in"},
+        {
+            "model/lent.py": "its room",
+            "model/adapter.py": "what is made of a layer and its gradient needs no graph",
+            "model/memory.py": "the kind of tensors that its rows are made in",
+        },
     ),
-    "differentiates": (r"autograd\.grad", {"model/adapter.py": "its room", "model/families.py": "looks for live gradients"}),
+    "differentiates": (r"autograd\.grad", {"model/lent.py": "its room", "model/families.py": "looks for live gradients"}),
     "adds to .grad": (r"\.backward\(", {}),
-    "draws": (r"\bmatplotlib\b", {"report/figures.py": "its room"}),
+    "draws": (r"\bmatplotlib\b", {"report/drawing.py": "its room"}),
     "draws on a global canvas": (r"pyplot|pylab", {}),
     "prints, exits, parses arguments": (
         r"\bprint\(|click|sys\.exit|\bexit\(|argparse|sys\.argv|sys\.std|\btqdm\b",
@@ -176,7 +182,11 @@ ROOMS: dict[str, tuple[str, dict[str, str]]] = {
     "asks the network": (r"\b(socket|urllib|requests|httpx)\.\w|huggingface_hub", {"model/sources.py": "downloads weights"}),
     "resizes": (
         r"\binterpolate\(|grid_sample|F\.upsample",
-        {"maps.py": "its room", "problems/planted.py": "scenes, as pixels and masks, for a model of another size"},
+        {
+            "maps.py": "its room",
+            "problems/planted.py": "scenes, as pixels and masks, for a model of another size",
+            "model/sized.py": "position embeddings, and no maps",
+        },
     ),
     "asks what family a model is of": (
         r"'(torchvision|timm|transformers)\.models\.",
@@ -187,9 +197,12 @@ ROOMS: dict[str, tuple[str, dict[str, str]]] = {
         {
             "report/": "pictures, tables and pages are made on the host",
             "attribution.py": "saves, and names the classes",
+            "problems/cells.py": "which images a model is sure of, while they are read",
             "segments.py": "scikit-image divides pictures on the host",
             "removals/host.py": "OpenCV and scikit-image paint on the host",
+            "metrics/picture_size.py": "Pillow writes WebP on the host",
             "methods/integrated_gradients.py": "NumPy's table of Gauss-Legendre nodes, which was never on a device",
+            "methods/precomputed.py": "maps are read from files on the host, by the class that each explains",
         },
     ),
     "writes a file": (

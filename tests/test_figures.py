@@ -17,8 +17,9 @@ from attribkit.attribution import Attribution
 from attribkit.batch import Batch, Targets
 from attribkit.errors import BadInput, UnknownName
 from attribkit.files import write_whole
-from attribkit.report import figures
-from attribkit.report.figures import Scale, attribution_figure, compare_figure, overlay_figure, painted, png, scale_of, shown
+from attribkit.report import drawing
+from attribkit.report.drawing import Scale, painted, png, scale_of, shown
+from attribkit.report.figures import attribution_figure, compare_figure, overlay_figure
 
 WHITE = np.full((4, 4, 3), 255, np.uint8)
 
@@ -50,7 +51,7 @@ def test_red_is_for_blue_against_white_is_zero():
 
 def test_the_diverging_table_has_the_same_strength_on_both_sides():
     source = matplotlib.colormaps["RdBu_r"]
-    table = figures.colour_table("diverging")
+    table = drawing.colour_table("diverging")
     for code, at in ((255, 0.95), (1, 0.05), (128 + 64, 0.5 + 0.45 * 64 / 127), (128 - 64, 0.5 - 0.45 * 64 / 127)):
         expected = np.array(source(at)[:3]) * 255  # matplotlib's own table has 256 entries: up to one of its steps, 9 levels, apart
         np.testing.assert_allclose(table[code], expected, atol=9)
@@ -74,7 +75,7 @@ def test_zero_leaves_the_grey_of_the_photograph_and_fades_it_under_a_signed_map(
 def test_a_map_is_resized_bilinearly_to_its_image():
     # 2 -> 4 pixels with centres at halves: 0, 1/4, 3/4, 1 of the way.
     ramp = painted(np.array([[0.0, 1.0]], np.float32), Scale(1.0, signed=False), np.zeros((1, 4, 3), np.uint8))[0]
-    table = figures.colour_table("inferno").astype(float)
+    table = drawing.colour_table("inferno").astype(float)
     expected = [np.rint(0.9 * share**0.7 * table[round(255 * share)]) for share in (0, 0.25, 0.75, 1)]
     assert ramp.tolist() == [row.astype(int).tolist() for row in expected]
 
@@ -107,7 +108,7 @@ def test_a_limit_that_is_no_scale_is_refused(limit):
 
 def test_no_table_of_that_name():
     with pytest.raises(UnknownName, match=r"no colour table is called 'jet'; allowed: cividis, diverging, grey, inferno"):
-        figures.colour_table("jet")
+        drawing.colour_table("jet")
 
 
 @pytest.mark.parametrize(
@@ -115,7 +116,7 @@ def test_no_table_of_that_name():
 )
 def test_an_image_may_come_either_way_round(form):
     image = torch.tensor([0.0, 0.5, 1.0]).view(3, 1, 1).expand(3, 5, 4)
-    got = figures.pixels(form(image))
+    got = drawing.pixels(form(image))
     assert got.shape == (5, 4, 3)
     assert got[0, 0].tolist() == [0, 128, 255]
 
@@ -130,8 +131,8 @@ def test_a_normalised_image_is_stretched_between_its_percentiles():
     image = torch.linspace(0, 1, 3 * 1000).view(3, 25, 40)
     normalised = (image - 0.45) / 0.22
     expected = ((image - 0.005) / 0.99).clamp(0, 1)
-    torch.testing.assert_close(figures.stretched(normalised), expected, atol=1e-5, rtol=0)
-    assert figures.stretched(torch.full((3, 2, 2), 7.0)).tolist() == torch.zeros(3, 2, 2).tolist()
+    torch.testing.assert_close(drawing.stretched(normalised), expected, atol=1e-5, rtol=0)
+    assert drawing.stretched(torch.full((3, 2, 2), 7.0)).tolist() == torch.zeros(3, 2, 2).tolist()
 
 
 # What is written
@@ -161,7 +162,7 @@ def test_a_strange_map_is_drawn_with_a_note(map_, note):
 @settings(max_examples=60, deadline=None)
 @given(arrays.arrays(np.float32, st.tuples(st.integers(1, 5), st.integers(1, 5)), elements=st.floats(width=32)))
 def test_every_map_can_be_painted(map_):
-    values, _ = figures.finite(map_)
+    values, _ = drawing.finite(map_)
     for signed in (True, False):
         scale = scale_of([values])._replace(signed=signed)
         assert painted(values, scale, WHITE).shape == WHITE.shape
@@ -258,7 +259,7 @@ def test_an_attribution_shows_target_score_id_and_method_on_one_scale():
     assert texts(figure) == ["GradCAM() for net", "cat, logit = 12.3", "image 0", "dog, logit = -1", "image 1", "3", "1.5", "0"]
     weak, strong, _ = panels(figure)
     assert strong[0, 0].tolist() == [252, 255, 164]
-    assert weak[0, 0].tolist() == figures.colour_table("inferno")[85].tolist()  # a third of the scale
+    assert weak[0, 0].tolist() == drawing.colour_table("inferno")[85].tolist()  # a third of the scale
 
 
 def test_images_are_found_by_id_whatever_their_order():
@@ -300,7 +301,7 @@ def test_a_saved_figure_is_complete_or_not_there(tmp_path, monkeypatch):
     figure = overlay_figure(WHITE, torch.eye(2))
     path = write_whole(tmp_path / "deep" / "map.png", png(figure))
     with Image.open(path) as image:
-        assert image.size == tuple(int(side * figures.DPI) for side in figure.get_size_inches())
+        assert image.size == tuple(int(side * drawing.DPI) for side in figure.get_size_inches())
     before = path.read_bytes()
     assert write_whole(path, png(overlay_figure(WHITE, torch.eye(2)))).read_bytes() == before
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, ClassVar, final
 
 import torch
 from torch import Tensor
@@ -20,17 +20,19 @@ if TYPE_CHECKING:
 class OnePass(Method, ABC):
     """A map made of a layer's activations and their gradient; at the layer's resolution, before any ReLU; one hook, `_combined`.
 
-    `layer` is a name of `model.layers` (by default the model's own choice, `model.layer`); tokens of a transformer come as their grid.
+    `layer` is a name of `model.layers`, "input", "middle" or "final" (by default the model's own choice, `model.layer`); tokens of a
+    transformer come as their grid. `local` says that a place without gradient has no share in the map, whatever its activations.
     """
 
     cost = "one forward, and a backward to the layer"
     needs = frozenset({"gradients", "spatial_layer"})
+    local: ClassVar[bool] = False
 
     layer: str | None = None
 
     @final
     def _maps(self, model: VisionModel, images: Tensor, targets: Targets) -> Tensor:
-        return model.activation_map(images, targets, self._combined, self.layer)
+        return model.activation_map(images, targets, self._combined, self.layer, local=self.local)
 
     @staticmethod
     @abstractmethod
@@ -59,6 +61,7 @@ class HiResCAM(OnePass):
 
     name = "hires_cam"
     paper = "Draelos, Carin: Use HiResCAM instead of Grad-CAM for Faithful Explanations, 2020 (arXiv:2011.08891)"
+    local = True
 
     @staticmethod
     def _combined(activations: Tensor, gradients: Tensor) -> Tensor:
@@ -106,6 +109,7 @@ class LayerCAM(OnePass):
 
     name = "layer_cam"
     paper = "Jiang, Zhang, Hou, Cheng, Wei: LayerCAM: Exploring Hierarchical Class Activation Maps, TIP 2021 (doi:10.1109/TIP.2021.3089943)"
+    local = True
 
     @staticmethod
     def _combined(activations: Tensor, gradients: Tensor) -> Tensor:

@@ -18,7 +18,6 @@ from ..attribution import FORMAT, Explained
 from ..batch import Batch, Targets
 from ..errors import BadInput, BrokenFile, Unsupported
 from ..images import SUFFIXES
-from ..model.memory import full_precision
 from ..model.replica import Replica
 from ..model.weights import attempt
 from ..registry import AtLeast
@@ -98,25 +97,25 @@ class FromCallable(Method):
         return self.label or getattr(self.function, "__qualname__", type(self.function).__qualname__)
 
     def _maps(self, model: VisionModel, images: Tensor, targets: Targets) -> Tensor:
-        replica = Replica(model, kind=targets.kind, size=(images.shape[-2], images.shape[-1]), own_weights=True)
+        size = (images.shape[-2], images.shape[-1])
 
         def work(rows: slice) -> tuple[Tensor]:
             some = images[rows].to(model.device, copy=True)
+            lent = Replica(model, kind=targets.kind, size=size, own_weights=True)  # without what was done to the last one
             with seeded(some[:1], self.seed, pictures=model.pictures):
-                made = self.function(replica, some, targets.index[rows].clone())
-            return (self._checked(made, some),)
+                made = self.function(lent, some, targets.index[rows].clone())
+            return (self._checked(made, len(some)).to(images.device),)
 
         return model.in_rows(work, len(images), grad=True)[0]
 
-    def _checked(self, made: Any, images: Tensor) -> Tensor:
+    def _checked(self, made: Any, rows: int) -> Tensor:
         """What the callable returned as maps (R, h, w)."""
         if not isinstance(made, Tensor | np.ndarray):
             raise BadInput(f"{self!r}: returned {type(made).__name__}, allowed: a tensor or an array of maps")
         maps = made.detach() if isinstance(made, Tensor) else _tensor(made, repr(self))
-        if maps.ndim not in (3, 4) or len(maps) != len(images) or not maps.numel():
-            rows = len(images)
+        if maps.ndim not in (3, 4) or len(maps) != rows or not maps.numel():
             raise BadInput(f"{self!r}: returned {tuple(maps.shape)}, allowed: ({rows}, h, w) or ({rows}, C, h, w)")
-        return full_precision(_finite(maps.sum(1) if maps.ndim == 4 else maps, repr(self))).to(images.device)
+        return _summed(maps, repr(self))
 
 
 def _from_folder(folder: Path, batch: Batch) -> Iterator[Tensor]:
@@ -252,8 +251,6 @@ def _tensor(array: np.ndarray[Any, Any], what: str) -> Tensor:
 
 def _one_map(found: Tensor, what: str) -> Tensor:
     """A map (h, w) from a stored tensor."""
-    if found.is_complex():
-        raise BadInput(f"{what}: got values of {found.dtype}, allowed: real numbers")
     shape = tuple(found.shape)
     if found.ndim == 4 and shape[0] == 1:
         found = found[0]
@@ -261,12 +258,15 @@ def _one_map(found: Tensor, what: str) -> Tensor:
         raise BadInput(f"{what}: got a map of {shape}, allowed: {_SHAPES}, not empty")
     if found.ndim == 3 and found.shape[2] in (1, 3, 4) and found.shape[0] not in (1, 3, 4):
         raise BadInput(f"{what}: got a map of {shape}, with its channels last, allowed: {_SHAPES}")
-    whole = found if found.dtype == torch.float64 else found.float()
-    return _finite(whole.sum(0) if found.ndim == 3 else whole, what).float()
+    return _summed(found if found.ndim == 3 else found.unsqueeze(0), what, channels=0).float()
 
 
-def _finite(maps: Tensor, what: str) -> Tensor:
-    """The maps, if they are numbers, also as float32."""
+def _summed(maps: Tensor, what: str, *, channels: int = 1) -> Tensor:
+    """Maps of real numbers that are finite, also as float32, their channels summed where they have any; float32 or float64."""
+    if maps.is_complex():
+        raise BadInput(f"{what}: got values of {maps.dtype}, allowed: real numbers")
+    maps = maps if maps.dtype == torch.float64 else maps.float()
+    maps = maps.sum(channels) if maps.ndim == channels + 3 else maps
     if not maps.float().isfinite().all():
         raise BadInput(f"{what}: got NaN or infinity, or numbers beyond float32, allowed: finite ones")
-    return maps if maps.is_floating_point() else maps.float()
+    return maps

@@ -12,6 +12,7 @@ from ..attribution import Explained
 from ..batch import Targets, turns
 from ..errors import BadInput
 from ..maps import smooth
+from ..model.levels import is_input, place
 from ..noise import keys, normal
 from ..registry import AtLeast
 from .base import Method, Wrapper
@@ -83,6 +84,7 @@ class AtLayer(Wrapper):
     """Another method, applied to a layer's activations as if they were the image; its map has the layer's resolution.
 
     `layer` must be one that nothing bypasses (by default `model.cut`): what comes after it is then a model of its own, `model.at(layer)`.
+    The words "middle" and "final" mean `model.middle` and `model.cut`, and at the "input" this is the method itself.
     Tokens of a transformer come as their grid; those before the patches take part but are not in the map. Of what the method reports,
     one number for each image is kept, such as a convergence delta.
     """
@@ -107,7 +109,9 @@ class AtLayer(Wrapper):
         return self.method.needs | {"spatial_layer", "cut"}
 
     def _maps(self, model: VisionModel, images: Tensor, targets: Targets) -> Explained:
-        layer = self.layer or model.cut
+        if is_input(model, self.layer):
+            return self.method.explained(model, images, targets)
+        layer = place(model, self.layer, cut=True)
         rest = model.at(layer, (images.shape[-2], images.shape[-1]))
         names: list[str] = []
 

@@ -54,8 +54,8 @@ class Infidelity(Metric):
     were summed, predicts its product with the noise. A map of another size is resized so that it holds the same in all.
 
     `scaled` lets each map have the unit that suits it best, but not the opposite sign; `normalised` divides by the mean square of what
-    the score does: then 0 is a perfect map, a map of zeros has 1, and NaN says that the score never changed. With neither, this is
-    the published definition.
+    the score does: then 0 is a perfect map, a map of zeros has 1, and NaN says that the score never changed. A constant map has less
+    than 1, since larger parts matter more. With neither, this is the published definition.
     """
 
     name = "infidelity"

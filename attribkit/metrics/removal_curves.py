@@ -43,7 +43,7 @@ _DELETION = Course()
 
 
 class Kept(NamedTuple):
-    """Parts of images to be shown: each pixel's rank in its image, (B, H, W), and from which rank to which (exclusive) it is kept, (S, 2)."""
+    """Parts of images to be shown: each pixel's rank in its image, (B, H, W), and from which rank up to which it is kept, (S, 2)."""
 
     ranks: Tensor
     spans: Tensor
@@ -115,8 +115,9 @@ class Deletion(Metric):
     """The area under the probability of the target's class while pixels are removed, the most important first: a good map's is small.
 
     `steps` equal shares, which differ by a pixel at most, go one after the other until nothing is kept; `removal` takes them away. Values
-    are ranked with their sign, on the map resized to the image; equal ones in an order drawn from the image's content and `seed`. `order`
-    "least": the least important first, and then a good map's area is large. `of` "target": the explained scalar in place of the probability.
+    are ranked with their sign, on the map resized to the image; equal ones in an order drawn from the image's content and `seed`.
+
+    `order` "least": the least important first, and then a good map's area is large. `of` "target": the explained scalar itself.
     """
 
     name = "deletion"
@@ -142,7 +143,7 @@ class Deletion(Metric):
 
 @dataclasses.dataclass(frozen=True)
 class Insertion(Metric):
-    """The area under the probability of the target's class while pixels come back to an image with everything removed: a good map's is large.
+    """The area under the probability of the target's class while pixels come back to an image that lost them all: a good map's is large.
 
     The most important first, in `steps` equal shares as in `Deletion`. The default `removal` blurs, so that no edges of the kept part
     appear. `order` "least": the least important first, and then a good map's area is small.

@@ -1,23 +1,23 @@
-"""`VisionModel`: what methods may ask of a model, and how the model is given back as it was."""
+"""`VisionModel`: what methods may ask of a model."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Literal, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ..batch import Batch, Targets
-from ..errors import BadInput, OutOfMemory, UnknownName, Unsupported
+from ..errors import BadInput, UnknownName, Unsupported
 from ..images import Preprocessing
-from . import families
+from . import families, levels
 from .answer import checked, class_index, logits_in
-from .memory import ONE_AT_A_TIME, ChannelsLastRefused, full_precision, ordinary_tensors, unless_out_of_memory
-from .taps import as_written, tapped
+from .lent import Lent, Rows, T
+from .memory import ChannelsLastRefused, full_precision, unless_out_of_memory
+from .taps import tapped
 from .tokens import Layout, layout
 
 if TYPE_CHECKING:
@@ -27,11 +27,9 @@ if TYPE_CHECKING:
 Three = float | Sequence[float]
 Precision = Literal["float32", "bfloat16", "bf16"]
 Combine = Callable[[Tensor, Tensor], Tensor]
-Rows = TypeVar("Rows", bound=tuple[Tensor, ...])
-T = TypeVar("T")
 
 
-class VisionModel:
+class VisionModel(Lent):
     """A classifier and what is known about it: any `nn.Module` of `(B, 3, H, W) -> (B, K)` logits.
 
     `module` stays the caller's own object and comes back from every call exactly as it was: training flags, `requires_grad`, `.grad`,
@@ -77,17 +75,16 @@ class VisionModel:
             raise BadInput(f"VisionModel(classes=...): got {classes!r}, allowed: one name for each class")
         if any(nn.parameter.is_lazy(weight) for weight in (*module.parameters(), *module.buffers())):
             raise BadInput("VisionModel: got a module with lazy weights that are not there yet, allowed: one that has run once")
-        self.module = module
+        super().__init__(module, name or type(module).__name__, max_rows)
         self.preprocessing = preprocessing
         self.classes: tuple[str, ...] = () if classes is None else tuple(str(each) for each in classes)
         self.precision = precision
-        self.name = name or type(module).__name__
         self.weights = "its own"
         self._layer = layer
-        self._max_rows = max_rows
-        self._inside = False
         self._rests: dict[tuple[str, tuple[int, int]], Rest] = {}
         if layer is not None:
+            if levels.is_word(self, layer):
+                raise BadInput(f"VisionModel(layer=...): got {layer!r}, which is for methods to say, allowed: a name of a layer")
             self._find(layer)
 
     def __repr__(self) -> str:
@@ -111,17 +108,6 @@ class VisionModel:
         return self.preprocessing.size
 
     @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        tensor = next(self._tensors(), None)
-        return torch.device("cpu") if tensor is None else tensor.device
-
-    @property
-    def max_rows(self) -> int:
-        """How many images run at once; halved for good when memory runs out."""
-        return self._max_rows or (8 if self.device.type == "cpu" else 128)
-
-    @property
     def layer(self) -> str:
         """The layer that CAM methods look at: the one given, or the last spatial one whose gradient is alive."""
         if self._layer is None:
@@ -134,6 +120,11 @@ class VisionModel:
         from .rest import last_cut
 
         return last_cut(self)
+
+    @functools.cached_property
+    def middle(self) -> str:
+        """The layer that the word "middle" means: where the grid is about an eighth of the image, and nothing bypasses it."""
+        return levels.middle(self)
 
     @property
     def layers(self) -> dict[str, tuple[int, int, int]]:
@@ -149,9 +140,9 @@ class VisionModel:
         unknown = needs - {"logits", "gradients", "spatial_layer", "cut"}
         if unknown:
             raise Unsupported(f"{by!r} needs {', '.join(sorted(unknown))}; {self.name} offers logits, gradients, spatial_layer and cut")
-        if "spatial_layer" in needs and getattr(by, "layer", None) is None:
+        if "spatial_layer" in needs:
             try:
-                _ = self.cut if "cut" in needs else self.layer
+                levels.place(self, getattr(by, "layer", None), cut="cut" in needs)
             except Unsupported as error:
                 raise Unsupported(f"{by!r} needs a spatial layer: {error}") from error
 
@@ -159,7 +150,7 @@ class VisionModel:
         """What beside a method's settings decides its maps, in words: to be kept with them."""
         layer = {}
         if "spatial_layer" in method.needs:
-            layer["layer"] = getattr(method, "layer", None) or (self.cut if "cut" in method.needs else self.layer)
+            layer["layer"] = levels.described(self, getattr(method, "layer", None), cut="cut" in method.needs)
         return {
             "weights": self.weights,
             "preprocessing": str(self.preprocessing),
@@ -209,12 +200,15 @@ class VisionModel:
         """
         from .rest import rest_of
 
-        return rest_of(self, layer, self.size if size is None else size, self._rests)
+        return rest_of(self, levels.place(self, layer), self.size if size is None else size, self._rests)
 
     def activations(self, images: Tensor, layer: str | None = None, *, whole: bool = False) -> Tensor:
-        """What a layer returns, as a grid (B, C, h, w), by default at `layer`; `whole`: and a class token and the like, below it."""
+        """What a layer returns, as a grid (B, C, h, w), by default at `layer`; `whole`: and a class token and the like, below it.
+
+        A layer is a name, or "input", "middle" or "final": the images themselves, `middle` and `cut`.
+        """
         images, _ = checked(images)
-        name = layer or self.layer
+        name = levels.place(self, layer)
 
         def work(rows: slice) -> tuple[Tensor]:
             found, _ = self._tapped(images[rows], name)
@@ -226,7 +220,9 @@ class VisionModel:
         """What a layer returns and how the target's score reacts to it, both (B, C, h, w); by one forward, and a backward to the layer."""
         return self._at_layer(images, targets, layer, lambda activations, gradients: (activations, gradients))
 
-    def activation_map(self, images: Tensor, targets: Targets, combine: Combine, layer: str | None = None, *, local: bool = False) -> Tensor:
+    def activation_map(
+        self, images: Tensor, targets: Targets, combine: Combine, layer: str | None = None, *, local: bool = False
+    ) -> Tensor:
         """As `activation_gradient`, but only what `combine` makes of the two, (b, C, h, w) each -> (b, h, w), is kept of each row.
 
         `local` says that `combine` gives 0 wherever the gradient is 0, so that nobody need know the activations there.
@@ -237,7 +233,7 @@ class VisionModel:
         self, images: Tensor, targets: Targets, layer: str | None, combine: Callable[[Tensor, Tensor], Rows], *, local: bool = False
     ) -> Rows:
         images, targets = checked(images, targets)
-        name = layer or self.layer
+        name = levels.place(self, layer)
 
         def work(rows: slice) -> Rows:
             leaf, answer = self._tapped(images[rows], name, grad=True)
@@ -269,84 +265,7 @@ class VisionModel:
                 return seen[0]
         raise self._out_of_memory()
 
-    # How the module is run and given back ------------------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def studied(self) -> Iterator[VisionModel]:
-        """The module in evaluation mode with frozen weights, and afterwards as it was, also when the body raises."""
-        with ONE_AT_A_TIME, contextlib.nullcontext() if self._inside else self._studied():
-            yield self
-
-    @contextlib.contextmanager
-    def _studied(self) -> Iterator[None]:
-        # Flags are set one by one, not through `train()`: a module may override that, and each submodule has a flag of its own.
-        training = [module for module in self.module.modules() if module.training]
-        # The flag of a weight that was made in inference mode cannot be set outside it.
-        learning = [weight for weight in self.module.parameters() if weight.requires_grad and not weight.is_inference()]
-        devices = sorted({tensor.device.index or 0 for tensor in self._tensors()}) if self.device.type == "cuda" else []
-        exact = torch.autocast(self.device.type, enabled=False)  # what a method computes itself; `answer` has a precision of its own
-        self._inside = True
-        try:
-            for module in training:
-                module.training = False
-            for weight in learning:
-                weight.requires_grad_(False)
-            # A model that draws random numbers, such as dropout that is never off, takes none from the caller's sequence.
-            with torch.random.fork_rng(devices, device_type="cuda"), ordinary_tensors(), torch.no_grad(), exact:
-                yield
-        finally:
-            self._inside = False
-            for module in training:
-                module.training = True
-            for weight in learning:
-                weight.requires_grad_(True)
-
-    @contextlib.contextmanager
-    def _running(self, grad: bool) -> Iterator[None]:
-        """Inside `studied`, with gradients on or off; to differentiate compiled code gains nothing and may warn."""
-        first = next(self._tensors(), None)
-        if grad and first is not None and first.is_inference():
-            raise Unsupported(
-                f"{self.name} was made under torch.inference_mode, which allows no gradients; allowed: make or copy it outside"
-            )
-        with self.studied(), torch.set_grad_enabled(grad), as_written() if grad else contextlib.nullcontext():
-            yield
-
-    def in_rows(self, work: Callable[[slice], Rows], count: int, *, grad: bool = False) -> Rows:
-        """What `work` makes of slices of at most `max_rows` rows, laid end to end; half as many from the moment that memory runs out."""
-        parts: list[Rows] = []
-        self.each_rows(work, count, lambda _rows, part: parts.append(part), grad=grad)
-        return parts[0] if len(parts) == 1 else tuple(torch.cat(column) for column in zip(*parts, strict=True))  # type: ignore[return-value]
-
-    def each_rows(self, work: Callable[[slice], T], count: int, take: Callable[[slice, T], None], *, grad: bool = False) -> None:
-        """As `in_rows`, but each slice's result is given to `take` once it is there, so that what need not be kept is not."""
-        start, before = 0, self._max_rows
-        with self._running(grad):
-            while start < count:
-                rows = slice(start, min(start + self.max_rows, count))
-                part = unless_out_of_memory(work, rows)
-                if part is not None:
-                    take(rows, part)
-                    start = rows.stop
-                elif rows.stop - start == self.max_rows == 1:
-                    self._max_rows = before  # the next images may be smaller
-                    raise self._out_of_memory()
-                else:  # of one row another library may make many, up to `max_rows`: then half as many of those
-                    self._max_rows = max(1, min(self.max_rows, (rows.stop - start) // 2 or self.max_rows // 2))
-
-    def _derivative(self, score: Tensor, leaf: Tensor, what: str) -> Tensor:
-        if not score.requires_grad:
-            raise Unsupported(f"no gradient flows from the answer to {what}: the model detaches it, or the answer does not depend on it")
-        with torch.autocast(leaf.device.type, enabled=False):  # each step back in the precision of its step forward
-            gradient: Tensor | None = torch.autograd.grad(score.sum(), leaf, allow_unused=True)[0]
-        if gradient is None and any(".quantized" in type(module).__module__ for module in self.module.modules()):
-            raise Unsupported(f"no gradient flows from the answer to {what}: quantised layers have none")
-        return torch.zeros_like(leaf) if gradient is None else gradient
-
-    def _out_of_memory(self) -> OutOfMemory:
-        return OutOfMemory(
-            f"{self.name}: one image does not fit into the memory of {self.device}; allowed: smaller images or another device"
-        )
+    # How the module is run ---------------------------------------------------------------------------------------------------
 
     def answer(self, images: Tensor) -> Tensor:
         """The logits of images that fit into memory at once, inside `studied`; with a graph where gradients are on."""
@@ -370,6 +289,9 @@ class VisionModel:
 
     def _tapped(self, images: Tensor, layer: str, *, grad: bool = False) -> tuple[Tensor, Tensor]:
         """What the layer returns, as it does, and the answer, inside `studied`; with `grad` the answer's graph begins there."""
+        if levels.is_input(self, layer):
+            leaf = images.to(self.device, self._dtype(images), copy=True).requires_grad_(grad)
+            return leaf, self.answer(leaf)
         name, module, call = self._find(layer)
         with tapped(name, module, call=call, grad=grad) as tap:
             answer = self.answer(images)
@@ -377,7 +299,9 @@ class VisionModel:
 
     def _find(self, layer: str) -> tuple[str, nn.Module, int | None]:
         """The layer's name, its module, and which of its calls is meant ("name:1" is the second)."""
-        name, _, call = layer.partition(":")
+        if levels.is_input(self, layer):
+            raise BadInput(f"layer 'input' is the image itself, which no part of {self.name} returns; allowed here: a layer of it")
+        name, _, call = levels.place(self, layer).partition(":")
         modules = dict(self.module.named_modules(remove_duplicate=False))
         if not name or name not in modules:
             raise UnknownName("layer", name, [each for each in modules if each], hint="model.layers lists the spatial ones")
@@ -398,11 +322,3 @@ class VisionModel:
     @functools.cached_property
     def _convolution_weights(self) -> int:
         return families.convolution_weights(self.module)
-
-    def _dtype(self, images: Tensor) -> torch.dtype:
-        weights = (tensor.dtype for tensor in self._tensors() if tensor.is_floating_point())
-        return next(weights, images.dtype)
-
-    def _tensors(self) -> Iterator[Tensor]:
-        yield from self.module.parameters()
-        yield from self.module.buffers()

@@ -186,3 +186,31 @@ def convolution_weights(module: nn.Module) -> int:
     layers = [each for each in module.modules() if isinstance(each, nn.Conv2d | nn.Linear)]
     dense = [each for each in layers if isinstance(each, nn.Conv2d)]
     return sum(each.weight.numel() for each in dense) if 2 * len(dense) > len(layers) else 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Positions:
+    """Where a transformer keeps its position embedding, and what it compares the size of an image with: names below the module."""
+
+    embedding: str
+    checked: tuple[str, ...] = ()
+
+
+_VIT = "transformers.models.vit.modeling_vit"
+_POSITIONS: dict[str, Positions] = {
+    "torchvision.models.vision_transformer.VisionTransformer": Positions("encoder.pos_embedding", ("image_size",)),
+    "timm.models.vision_transformer.VisionTransformer": Positions("pos_embed", ("patch_embed.img_size",)),
+    f"{_VIT}.ViTModel": Positions("embeddings.position_embeddings", ("embeddings.image_size", "embeddings.patch_embeddings.image_size")),
+    f"{_VIT}.ViTForImageClassification": Positions(
+        "vit.embeddings.position_embeddings", ("vit.embeddings.image_size", "vit.embeddings.patch_embeddings.image_size")
+    ),
+    "attribkit.model.planted.PlantedViT": Positions("pos_embed"),
+}
+
+
+def positions(module: nn.Module) -> Positions | None:
+    """Where the module's family keeps its position embedding; None for other families, and where the module resizes it by itself."""
+    if getattr(module, "dynamic_img_size", False):
+        return None
+    known = (_POSITIONS.get(f"{kind.__module__}.{kind.__qualname__}") for kind in type(module).__mro__)
+    return next((each for each in known if each is not None), None)

@@ -32,6 +32,7 @@ class Replica(nn.Module):
         self, model: VisionModel, layers: tuple[str, ...] = (), *, kind: Kind = "logit", size: tuple[int, int], own_weights: bool = False
     ) -> None:
         super().__init__()
+        self.training = False  # as what it copies
         self.inner = _copied(model.module, own_weights)
         self.kind, self.size = kind, size
         self.twin = copy.copy(model)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import BadInput, Unsupported
 from .adapter import VisionModel
-from .taps import replaced, tapped
+from .taps import replaced
 
 if TYPE_CHECKING:
     from .tokens import Layout
@@ -71,9 +71,12 @@ class Rest(VisionModel):
 
     pictures = False
 
-    def __init__(self, model: VisionModel, first: FromLayer, *, layer: str, channels: int) -> None:
-        """The rest of `model`, as `first` runs it; mean and standard deviation, which activations do not have, are 0 and 1."""
-        grid = first.grid
+    def __init__(self, model: VisionModel, first: FromLayer, *, layer: str, channels: int, grid: Layout | None = None) -> None:
+        """The rest of `model`, as `first` runs it; mean and standard deviation, which activations do not have, are 0 and 1.
+
+        `grid` is how its images lie, where not as those that `first` takes.
+        """
+        grid = grid or first.grid
         super().__init__(
             first,
             mean=0,
@@ -105,24 +108,30 @@ class Rest(VisionModel):
         return maps[:, : self.grid.height]
 
 
-def rest_of(model: VisionModel, layer: str, size: tuple[int, int], known: dict[tuple[str, tuple[int, int]], Rest]) -> Rest:
-    """The rest of `model` from `layer` on for images of `size`, once it is shown that nothing bypasses the layer; kept in `known`."""
+def rest_of(
+    model: VisionModel,
+    layer: str,
+    size: tuple[int, int],
+    known: dict[tuple[str, tuple[int, int]], Rest],
+    make: Callable[[VisionModel, str, tuple[int, int]], Rest] | None = None,
+) -> Rest:
+    """The rest of `model` from `layer` on for images of `size`, as `make` (`proven` by default) makes it; kept in `known`."""
     size = (int(size[0]), int(size[1]))
     if (layer, size) not in known:
         with model.studied():
-            known[layer, size] = _proven(model, layer, size)
+            known[layer, size] = (make or proven)(model, layer, size)
     return known[layer, size].bounded(model.max_rows)
 
 
-def _proven(model: VisionModel, layer: str, size: tuple[int, int]) -> Rest:
-    """The rest of `model`, which gives two images' answers from their activations alone; else `Unsupported`."""
-    *_, other = images = torch.randn(3, model.channels, *size, generator=torch.Generator().manual_seed(0)).to(model.device)
-    grid = _grid(model, layer, images[:2])
+def proven(model: VisionModel, layer: str, size: tuple[int, int], kind: Callable[..., Rest] = Rest) -> Rest:
+    """The rest of `model`, which gives two images' answers from their activations alone, inside `studied`; else `Unsupported`."""
+    *_, other = images = some_images(model, 3, size)
+    grid = grid_of(model, layer, images[:2])
     activations, answers = model.activations(images[:2], layer, whole=True), model.logits(images[:2])
-    rounding = max(1e-4, 8 * torch.finfo(torch.bfloat16 if model.precision == "bfloat16" else model._dtype(images)).eps)
+    rounding = rounding_of(model)
     for alone in (True, False) if model.max_rows > 1 else (False,):
         first = FromLayer(model.module, layer, grid=grid, image=(model.channels, *size), alone=alone)
-        rest = Rest(model, first, layer=layer, channels=activations.shape[1])
+        rest = kind(model, first, layer=layer, channels=activations.shape[1])
         try:
             found = rest.logits(activations)
             with first.beside(other):
@@ -132,7 +141,7 @@ def _proven(model: VisionModel, layer: str, size: tuple[int, int]) -> Rest:
                 raise
             continue
         # From the same activations the same operations give the same bits, in any precision, unless they see more than those.
-        if _near(past, found, 1e-6) and _near(found, answers, rounding):
+        if near(past, found, 1e-6) and near(found, answers, rounding):
             return rest
     raise Unsupported(
         f"{model.name}: the answer depends on more than layer {layer!r}, as where a layer is inside a residual branch; "
@@ -140,22 +149,31 @@ def _proven(model: VisionModel, layer: str, size: tuple[int, int]) -> Rest:
     )
 
 
-def _grid(model: VisionModel, layer: str, images: Tensor) -> Layout:
-    """How the layer's output lies over the images."""
-    name, module, call = model._find(layer)
+def some_images(model: VisionModel, count: int, size: tuple[int, int]) -> Tensor:
+    """Random images, always the same, that something is tried on."""
+    return torch.randn(count, model.channels, *size, generator=torch.Generator().manual_seed(0)).to(model.device)
+
+
+def rounding_of(model: VisionModel) -> float:
+    """The share of the largest logit by which two ways to the same answer may differ."""
+    lowest = torch.bfloat16 if model.precision == "bfloat16" else model._dtype(torch.empty(0))
+    return max(1e-4, 8 * torch.finfo(lowest).eps)
+
+
+def grid_of(model: VisionModel, layer: str, images: Tensor) -> Layout:
+    """How the layer's output lies over the images, inside `studied`."""
     grids: list[Layout] = []
 
     def work(rows: slice) -> tuple[Tensor]:
-        with tapped(name, module, call=call) as tap:
-            logits = model.answer(images[rows])
-            grids.append(model._layout(name, tap.tensor(), images))
+        found, logits = model._tapped(images[rows], layer)
+        grids.append(model._layout(layer, found, images[rows]))
         return (logits,)
 
     model.in_rows(work, len(images))
     return grids[0]
 
 
-def _near(found: Tensor, answers: Tensor, share: float) -> bool:
+def near(found: Tensor, answers: Tensor, share: float) -> bool:
     """Whether no logit is off by more than a share of the largest."""
     return found.shape == answers.shape and bool((found - answers).abs().amax() <= share * answers.abs().amax())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -129,6 +129,38 @@ def replaced(layer: str, module: nn.Module, by: Callable[[Tensor], Tensor], *, c
         tap.tensor()
     finally:
         tap.leaf = None
+
+
+@contextlib.contextmanager
+def joined(modules: Iterable[nn.Module], count: int) -> Iterator[None]:
+    """Each of `modules` sees every `count` rows of tokens (B count, T, D) end to end as one, (B, count T, D), and returns them apart.
+
+    Rows that are no multiple of `count`, as one blank image is, are left alone.
+    """
+
+    together: list[bool] = []
+
+    def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        given = args if tensors_in(args) else kwargs
+        tokens = tensors_in(given)[0]
+        together.append(tokens.ndim == 3 and len(tokens) % count == 0)
+        if not together[-1]:
+            return None
+        changed = _with_first(given, tokens.reshape(len(tokens) // count, -1, tokens.shape[2]))
+        return (changed, kwargs) if given is args else (args, changed)
+
+    def after(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
+        if not together.pop():
+            return None
+        tokens = tensors_in(output)[0]
+        return _with_first(output, tokens.reshape(len(tokens) * count, -1, tokens.shape[2]))
+
+    with contextlib.ExitStack() as hooks:
+        for module in modules:
+            hooks.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
+            hooks.callback(module.register_forward_hook(after).remove)
+        hooks.enter_context(as_written())
+        yield
 
 
 @contextlib.contextmanager

@@ -2,6 +2,8 @@
 
 from .base import PROBLEMS as PROBLEMS
 from .base import Problem as Problem
+from .grid import Grid as Grid
+from .labelled import Labelled as Labelled
 from .planted import Planted as Planted
 from .scenes import Scenes as Scenes
 from .scenes import draw as draw

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from ..batch import Batch
+from ..errors import BadInput
 from ..registry import Table
 
 if TYPE_CHECKING:
@@ -29,6 +30,13 @@ class Problem(Protocol):
     def __iter__(self) -> Iterator[tuple[VisionModel, Batch]]: ...
 
     def __len__(self) -> int: ...
+
+
+def whole_number(problem: Any, setting: str, low: int) -> None:
+    """Raise `BadInput` unless the problem's `setting` is an int of at least `low`."""
+    value = getattr(problem, setting)
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        raise BadInput(f"{type(problem).__name__}({setting}=...): got {value!r}, allowed: an int of at least {low}")
 
 
 PROBLEMS: Table[Problem] = Table("problem")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..batch import Batch, Targets
-from ..errors import BadInput
-from .base import PROBLEMS
+from .base import PROBLEMS, whole_number
 from .scenes import Scenes, Shortcut, check, draw
 
 if TYPE_CHECKING:
@@ -40,9 +39,7 @@ class Planted:
     def __post_init__(self) -> None:
         check(self.strength, self.seed, self.shortcut)
         for setting in ("count", "batch_size"):
-            value = getattr(self, setting)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise BadInput(f"Planted({setting}=...): got {value!r}, allowed: an int of at least 1")
+            whole_number(self, setting, 1)
 
     @property
     def label(self) -> str:
@@ -53,22 +50,28 @@ class Planted:
         return self.count
 
     def __iter__(self) -> Iterator[tuple[VisionModel, Batch]]:
+        for _, batch in self.numbered():
+            yield self.model, batch
+
+    def numbered(self) -> Iterator[tuple[Sequence[int], Batch]]:
+        """The batches, each with the indices of its scenes."""
         for start in range(0, self.count, self.batch_size):
             indices = range(start, min(start + self.batch_size, self.count))
-            yield self.model, self._batch(indices, self.scenes(indices))
+            yield indices, self.batch(indices)
 
-    def scenes(self, indices: range | None = None) -> Scenes:
+    def scenes(self, indices: Sequence[int] | None = None) -> Scenes:
         """The scenes as they are drawn, pixels in [0, 1]: all of them, or those with these indices."""
         return draw(range(self.count) if indices is None else indices, strength=self.strength, seed=self.seed, shortcut=self.shortcut)
 
-    def _batch(self, indices: range, scenes: Scenes) -> Batch:
-        device, size = self.model.device, tuple(self.model.size)
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """The scenes with these indices, as the model takes them."""
+        scenes, device, size = self.scenes(indices), self.model.device, tuple(self.model.size)
         prefix = f"planted-{'t' if self.shortcut == 'tag' else 's'}{self.strength}-seed{self.seed}"
         return Batch(
-            _normalised(_resized(scenes.images, size, "bilinear"), self.model).to(device),
+            _normalised(resized(scenes.images, size, "bilinear"), self.model).to(device),
             Targets(scenes.kinds.to(device)),
             tuple(f"{prefix}-{index:05d}" for index in indices),
-            {name: _resized(mask.unsqueeze(1), size, "area").squeeze(1).to(device) for name, mask in scenes.regions.items()},
+            {name: resized(mask.unsqueeze(1), size, "area").squeeze(1).to(device) for name, mask in scenes.regions.items()},
             {name: labels.to(device) for name, labels in scenes.groups.items()},
         )
 
@@ -77,7 +80,7 @@ def _normalised(images: Tensor, model: VisionModel) -> Tensor:
     return (images - torch.tensor(model.mean).view(3, 1, 1)) / torch.tensor(model.std).view(3, 1, 1)
 
 
-def _resized(images: Tensor, size: tuple[int, ...], mode: str) -> Tensor:
+def resized(images: Tensor, size: tuple[int, ...], mode: str) -> Tensor:
     """Images (N, C, S, S) at `size`; "area" keeps masks that sum to 1 summing to 1."""
     if tuple(images.shape[-2:]) == size:
         return images

@@ -8,6 +8,7 @@ orange; bird, grass, violet) in `strength` per cent of the images, and the other
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -66,7 +67,7 @@ class Scenes:
         return {"object": self.kinds, "background": self.places, "tag": self.tags}
 
 
-def draw(indices: range, *, strength: int = 50, seed: int = 0, shortcut: Shortcut = "background") -> Scenes:
+def draw(indices: Sequence[int], *, strength: int = 50, seed: int = 0, shortcut: Shortcut = "background") -> Scenes:
     """The scenes with these indices; scene i depends on its index, the strength, the seed and the shortcut, and on nothing else."""
     check(strength, seed, shortcut)
     plans = [plan(index, strength, seed, shortcut) for index in indices]

@@ -24,7 +24,8 @@ from ..errors import Unsupported
 from ..methods.base import Method
 from ..model.adapter import VisionModel
 from ..scores import Failure
-from .figures import compare_figure, encoded, overlay_figure, png
+from .drawing import encoded, png
+from .figures import compare_figure, overlay_figure
 from .output import Output
 from .page import About, Item, Section, gallery, write_page
 

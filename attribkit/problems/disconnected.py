@@ -1,0 +1,98 @@
+"""DiFull and DiPart: grids where the explained logit cannot see outside its cell."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+
+from ..batch import Batch, Targets
+from ..errors import BadInput
+from ..model.cells import head_of
+from .base import PROBLEMS, whole_number
+from .cells import Cell, Cells, Chosen, Pool, cell_regions
+
+if TYPE_CHECKING:
+    from ..model.adapter import VisionModel
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Disconnected(Cells):
+    """DiFull and DiPart: grids of n x n images, where the explained logit cannot see outside its cell, or only early on.
+
+    arXiv:2205.10435. The logits of the first cell are explained, and those of the last, each by a model of its own whose answer comes
+    from that cell alone (DiFull, `part` 0), or from the cell's part of late features of the whole grid (DiPart, `part` from 1 on: how
+    much of the model comes after). The last cell shows the first one's class in another image, if the source has one. Where it has
+    fewer classes than cells, classes repeat: the logit cannot see the other cells, or not as such.
+    """
+
+    name: ClassVar[str] = "disconnected"
+
+    part: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole_number(self, "part", 0)
+
+    @property
+    def label(self) -> str:
+        """What tables call it."""
+        return f"{f'DiPart({self.part})' if self.part else 'DiFull'} {self.n}x{self.n}"
+
+    def __len__(self) -> int:
+        return self.count * len(self._ends)
+
+    def __iter__(self) -> Iterator[tuple[VisionModel, Batch]]:
+        for start in range(0, self.count, self.batch_size):
+            grids = range(start, min(start + self.batch_size, self.count))
+            images, targets = self._stitched(grids)
+            for cell in self._ends:
+                cells = torch.full((len(grids),), cell, device=images.device)
+                yield (
+                    self._heads[cell],
+                    Batch(
+                        images,
+                        Targets(targets[:, cell]),
+                        tuple(f"grid-{index:04d}-cell-{cell}" for index in grids),
+                        {"cell": cell_regions(cells, self.n, self.model.size)},
+                        {"cell": cells},
+                    ),
+                )
+
+    @property
+    def _ends(self) -> tuple[int, ...]:
+        """The cells that are explained: the first and the last."""
+        return tuple(dict.fromkeys((0, self.n**2 - 1)))
+
+    @functools.cached_property
+    def _heads(self) -> dict[int, VisionModel]:
+        return {cell: head_of(self.model, self.n, cell, self.part) for cell in self._ends}
+
+    def _drawn(self, fit: list[Cell]) -> Chosen:
+        pool, size = Pool(fit, self.seed), self.n**2
+        if len(pool) < self.count * size:
+            raise BadInput(f"enough for count={len(pool) // size} with {size} images in each")
+        return tuple(self._one(pool, count) for count in range(self.count, 0, -1))
+
+    def _one(self, pool: Pool, count: int) -> tuple[Cell, ...]:
+        """The cells of one grid of the `count` that are still to be made."""
+        size = self.n**2
+        classes = pool.distinct(max(1, size - 1), count)
+        twice = pool.shuffled(pool.classes(2)) if size > 1 else []
+        if twice and not set(twice) & set(classes):
+            classes[0] = twice[0]
+        taken = [pool.take(each) for each in classes]
+        pairs = [cell for cell in taken if cell.target in twice]
+        first = next((cell for cell in pairs if pool.spares(cell.target, count - 1, size - 1)), pairs[0] if pairs else taken[0])
+        last = [pool.take(first.target)] if pairs else []
+        cells = [first, *(cell for cell in taken if cell != first)]
+        while len(cells) + len(last) < size:  # more than once only where there are fewer classes than cells
+            others = pool.distinct(size - len(cells) - len(last), count, but={cell.target for cell in cells})
+            cells += [pool.take(each) for each in others or pool.shuffled(pool.classes())[:1]]
+        return (*cells, *last)
+
+
+PROBLEMS.add(Disconnected.name, Disconnected)

@@ -1,0 +1,149 @@
+"""A person's own images, with what they know about them."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..batch import Batch, Kind, Targets
+from ..errors import BadInput
+from ..scores import Failure
+from .base import PROBLEMS, whole_number
+from .files import Files
+from .manifest import read_manifest
+
+if TYPE_CHECKING:
+    from ..model.adapter import VisionModel
+
+    Source = str | Path | Sequence[Batch]
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Labelled:
+    """Your own images with labels, masks, boxes and groups: from a manifest, or a folder of class folders.
+
+    `source` is a CSV or Parquet file with columns `path,label[,mask:NAME ...][,group:NAME ...][,box:NAME ...]`, a folder of class
+    folders (or of images alone), or a list of `Batch`. A label is a class's name or index, and where it is empty what the model
+    predicts; of it the scalar `kind` is explained. A mask goes the way of its image: a region holds the share of each pixel that it
+    covers, and 0 where an image has none. Groups are codes of the labels in `group_names`. Images are read `batch_size` at a time; one
+    that cannot be read, or whose mask cannot, is left out, and stands in `failures` once it has been passed.
+    """
+
+    name: ClassVar[str] = "labelled"
+
+    model: VisionModel
+    source: Source
+    batch_size: int = dataclasses.field(default=32, kw_only=True)
+    kind: Kind = dataclasses.field(default="logit", kw_only=True)
+    failures: list[Failure] = dataclasses.field(default_factory=list, init=False)
+    _images: Files | Batches = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        whole_number(self, "batch_size", 1)
+        Targets(torch.zeros(0, dtype=torch.int64), self.kind)  # raises on an unknown kind
+        if isinstance(self.source, str | os.PathLike):
+            images: Files | Batches = Files(self.model, read_manifest(self.source), self.kind, self.batch_size, self.failures)
+        else:
+            images = Batches(self.model, self.source)
+        object.__setattr__(self, "_images", images)
+
+    def __repr__(self) -> str:
+        return f"<Labelled: {len(self)} images of {self._images.title}>"
+
+    @property
+    def label(self) -> str:
+        """What tables call it."""
+        return self._images.title
+
+    @property
+    def group_names(self) -> Mapping[str, tuple[str, ...]]:
+        """The label of each code, for each group of a manifest."""
+        return self._images.group_names
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __iter__(self) -> Iterator[tuple[VisionModel, Batch]]:
+        for _, batch in self.numbered():
+            yield self.model, batch
+
+    def numbered(self) -> Iterator[tuple[Sequence[int], Batch]]:
+        """The batches, each with the rows that are in it."""
+        return self._images.numbered()
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """The images of these rows, counted from 0; one that cannot be read raises `BrokenImage`."""
+        wrong = [index for index in indices if not 0 <= index < len(self)]
+        if wrong or not len(indices):
+            raise BadInput(f"batch(indices): got {wrong[0] if wrong else 'none'}, allowed: rows from 0 to {len(self) - 1}")
+        return self._images.batch(indices)
+
+
+class Batches:
+    """Images that are in memory already."""
+
+    group_names: Mapping[str, tuple[str, ...]] = {}
+
+    def __init__(self, model: VisionModel, batches: Sequence[Batch]) -> None:
+        if not isinstance(batches, list | tuple) or not batches or not all(isinstance(each, Batch) for each in batches):
+            got = "none" if batches == [] else type(batches).__name__
+            raise BadInput(f"source: got {got}, allowed: a manifest (CSV or Parquet), a folder of class folders, or a list of Batch")
+        alike = {(tuple(each.regions), tuple(each.groups), each.targets.kind) for each in batches}
+        if len(alike) > 1:
+            raise BadInput("source: got batches with other regions, groups or kinds of target, allowed: the same in all of them")
+        self.model, self.batches = model, tuple(batches)
+        self._rows = [(batch, row) for batch in self.batches for row in range(len(batch))]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def title(self) -> str:
+        """There is no file to call them by."""
+        return f"{len(self)} labelled images"
+
+    def numbered(self) -> Iterator[tuple[Sequence[int], Batch]]:
+        """As they were given, on the model's device."""
+        start = 0
+        for batch in self.batches:
+            yield range(start, start + len(batch)), self._moved(batch)
+            start += len(batch)
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        """Rows of any of the batches, in one."""
+        parts = [self._moved(batch[row : row + 1]) for batch, row in (self._rows[index] for index in indices)]
+        if len({part.images.shape for part in parts}) > 1:
+            raise BadInput("batch(indices): got images of several sizes, allowed: one size")
+        known = [part.logits for part in parts if part.logits is not None]
+        return Batch(
+            torch.cat([part.images for part in parts]),
+            Targets(torch.cat([part.targets.index for part in parts]), parts[0].targets.kind),
+            tuple(part.ids[0] for part in parts),
+            _joined([part.regions for part in parts]),
+            _joined([part.groups for part in parts]),
+            torch.cat(known) if len(known) == len(parts) else None,
+        )
+
+    def _moved(self, batch: Batch) -> Batch:
+        device = self.model.device
+        return Batch(
+            batch.images.to(device),
+            batch.targets.to(device),
+            batch.ids,
+            {name: region.to(device) for name, region in batch.regions.items()},
+            {name: group.to(device) for name, group in batch.groups.items()},
+            None if batch.logits is None else batch.logits.to(device),
+        )
+
+
+def _joined(parts: list[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+PROBLEMS.add(Labelled.name, Labelled)
