@@ -24,6 +24,7 @@ LAYERS = [
     "errors files",
     "dividing registry",
     "batch maps images noise progress segments",
+    "scoring",
     "attribution scores",
     "model",
     "removals",
@@ -197,6 +198,7 @@ ROOMS: dict[str, tuple[str, dict[str, str]]] = {
         {
             "report/": "pictures, tables and pages are made on the host",
             "attribution.py": "saves, and names the classes",
+            "scoring/parts.py": "its room: scores come to the host together, when first read",
             "problems/cells.py": "which images a model is sure of, while they are read",
             "segments.py": "scikit-image divides pictures on the host",
             "removals/host.py": "OpenCV and scikit-image paint on the host",

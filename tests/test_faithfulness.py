@@ -311,10 +311,12 @@ def test_changes_of_the_size_of_rounding_errors_count_as_none():
         """An answer that depends on the image in its last digits alone."""
 
         def forward(self, images: Tensor) -> Tensor:
-            return 100 + 1e-5 * super().forward(images).sigmoid()
+            return 100 + 5e-5 * (20 * super().forward(images)).sin()
 
     model, batch = adapted(Almost()), some()
     maps = InputXGradient()(model, batch)
+    answers = model.logits(torch.cat([batch.images * share for share in (1, 0.5, 0.2)]))
+    assert 0 < (answers - 100).abs().max() < 1e-4
     for metric in (SensitivityN(samples=5), CompletenessGap(), Infidelity(samples=5)):
         assert metric(model, batch, maps).isnan().all()
     assert lost_in_rounding(torch.tensor([[1e-6, 0], [1e-6, -1e-4]]), torch.tensor([10.0, -10.0])).tolist() == [True, False]

@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 from attribkit.errors import BadInput
-from attribkit.report import figures, page
+from attribkit.report import drawing, page
 from attribkit.report.page import About, Item, Section, gallery, linked, write_page
 
 GREY = np.full((8, 8, 3), 128, np.uint8)
@@ -400,7 +400,7 @@ def test_a_browser_draws_the_page_and_obeys_its_keys(tmp_path, browse):
 
 
 def test_the_browser_paints_what_the_figures_paint(tmp_path, browse):
-    """The colours are those of `figures.painted`, up to the 8 bits of the stored codes and of the JPEG."""
+    """The colours are those of `drawing.painted`, up to the 8 bits of the stored codes and of the JPEG."""
     generator = torch.Generator().manual_seed(0)
     photo = np.full((16, 24, 3), (180, 90, 40), np.uint8)
     maps = {"signed": torch.randn(4, 6, generator=generator), "positive": torch.rand(4, 6, generator=generator)}
@@ -412,10 +412,10 @@ def test_the_browser_paints_what_the_figures_paint(tmp_path, browse):
             page.run(f"(() => {{ const form = document.querySelector('form.bar'); {set_}; }})()")
             page.until(f"document.querySelector('.panel canvas').dataset.drawn === '{view} {table}'")
             seen = page.run("[...document.querySelector('.panel canvas').getContext('2d').getImageData(0, 0, 24, 16).data]")
-            values, _ = figures.finite(map_)
-            scale = figures.scale_of([values])
-            resized = figures.resize(torch.from_numpy(values)[None], (16, 24))[0].numpy()
-            away = np.abs(figures.painted(resized, scale, under).astype(int) - np.array(seen).reshape(16, 24, 4)[..., :3])
+            values, _ = drawing.finite(map_)
+            scale = drawing.scale_of([values])
+            resized = drawing.resize(torch.from_numpy(values)[None], (16, 24))[0].numpy()
+            away = np.abs(drawing.painted(resized, scale, under).astype(int) - np.array(seen).reshape(16, 24, 4)[..., :3])
             assert away.max() <= 8, (view, table)
             assert away.mean() < 1.5, (view, table)
     assert page.complaints == []

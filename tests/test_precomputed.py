@@ -218,10 +218,13 @@ def test_what_is_no_map_is_refused(tmp_path, words, array):
 
 
 def test_odd_tensors_are_refused(tmp_path):
-    for tensor, words in ((torch.full((2, 2), torch.nan), "NaN or infinity"), (torch.zeros(2, 2, dtype=torch.complex64), "real numbers")):
-        save_file({"map": tensor}, tmp_path / "cat.safetensors")
-        with pytest.raises(BadInput, match=words):
-            loaded(tmp_path, some(IDS[:1]))
+    save_file({"map": torch.full((2, 2), torch.nan)}, tmp_path / "cat.safetensors")
+    with pytest.raises(BadInput, match="NaN or infinity"):
+        loaded(tmp_path, some(IDS[:1]))
+    header = b'{"map":{"dtype":"C64","shape":[2,2],"data_offsets":[0,32]}}     '  # complex, which early releases do not know
+    (tmp_path / "cat.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(32))
+    with pytest.raises(BadInput, match="real numbers|cannot be read as a map"):
+        loaded(tmp_path, some(IDS[:1]))
 
 
 class Bomb:

@@ -33,6 +33,9 @@ from .overlap import mask_iou as mask_iou
 from .overlap import pixel_auc as pixel_auc
 from .pointing import PointingGame as PointingGame
 from .pointing import pointing_game as pointing_game
+from .randomisation import MPRT as MPRT
+from .randomisation import RandomLogit as RandomLogit
+from .randomisation import rank_correlation as rank_correlation
 from .removal_curves import Course as Course
 from .removal_curves import Deletion as Deletion
 from .removal_curves import Insertion as Insertion

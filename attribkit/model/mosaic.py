@@ -12,13 +12,15 @@ from .tokens import Layout
 
 def cells_of(grids: Tensor, n: int) -> Tensor:
     """The cells of n x n grids (B, C, nH, nW), those of one grid together and row by row: (B n^2, C, H, W)."""
-    rows = grids.unflatten(3, (n, grids.shape[3] // n)).unflatten(2, (n, grids.shape[2] // n))
-    return rows.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
+    rows, channels, height, width = grids.shape
+    apart = grids.reshape(rows, channels, n, height // n, n, width // n)
+    return apart.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
 
 
 def stitched(cells: Tensor, n: int) -> Tensor:
     """The grids that cells belong to, as `cells_of` cuts them: (B n^2, C, H, W) -> (B, C, nH, nW)."""
-    return cells.unflatten(0, (-1, n, n)).permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+    channels, height, width = cells.shape[1:]
+    return cells.reshape(-1, n, n, channels, height, width).permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
 
 
 def cell_of(grids: Tensor, n: int, cell: int) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..batch import Kind, Targets
 from ..errors import Unsupported
+from .heads import Head
 from .memory import full_precision
 from .taps import _with_first, tensors_in
 from .tokens import Layout
@@ -32,6 +33,7 @@ class Replica(nn.Module):
         self, model: VisionModel, layers: tuple[str, ...] = (), *, kind: Kind = "logit", size: tuple[int, int], own_weights: bool = False
     ) -> None:
         super().__init__()
+        _lend(model, layers)
         self.training = False  # as what it copies
         self.inner = _copied(model.module, own_weights)
         self.kind, self.size = kind, size
@@ -69,6 +71,7 @@ class Replica(nn.Module):
 
     def layer(self, layer: str) -> nn.Module:
         """The copy of a layer of the model."""
+        _lend(self.twin, (layer,))
         return self.twin._find(layer)[1]
 
     def as_grid(self, layer: str, found: Tensor, images: Tensor) -> Tensor:
@@ -109,6 +112,12 @@ class Replica(nn.Module):
 def leaf(images: Tensor, model: VisionModel) -> Tensor:
     """A copy of images on the model's device, which gradients are kept at."""
     return images.to(model.device, copy=True).requires_grad_()
+
+
+def _lend(model: VisionModel, layers: tuple[str, ...]) -> None:
+    """Refuse layers that are not whole in one forward."""
+    if isinstance(model, Head):
+        model.lend(layers)
 
 
 def _returned(layout: Layout, output: Tensor, grid: Tensor) -> Tensor:

@@ -53,6 +53,11 @@ class FromLayer(nn.Module):
         with replaced(self.layer, self.module.get_submodule(self.layer), instead, call=self.call):
             return self.module(blank)
 
+    def around(self, module: nn.Module) -> FromLayer:
+        """The same of another module, which has the same layers."""
+        layer = self.layer if self.call is None else f"{self.layer}:{self.call}"
+        return FromLayer(module, layer, grid=self.grid, image=self.image, alone=self.alone)
+
     @contextlib.contextmanager
     def beside(self, image: Tensor) -> Iterator[None]:
         """While it lasts this image (C, H, W) is in the place of the blank ones, which must make no difference."""
@@ -87,6 +92,7 @@ class Rest(VisionModel):
             precision=model.precision,
             name=f"{model.name} from {layer} on",
         )
+        self.first = first
         self.weights = model.weights
         self.channels = channels
         self.grid = grid
@@ -162,6 +168,7 @@ def rounding_of(model: VisionModel) -> float:
 
 def grid_of(model: VisionModel, layer: str, images: Tensor) -> Layout:
     """How the layer's output lies over the images, inside `studied`."""
+    model._find(layer)  # which refuses what is no layer
     grids: list[Layout] = []
 
     def work(rows: slice) -> tuple[Tensor]:

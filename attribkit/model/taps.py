@@ -137,7 +137,6 @@ def joined(modules: Iterable[nn.Module], count: int) -> Iterator[None]:
 
     Rows that are no multiple of `count`, as one blank image is, are left alone.
     """
-
     together: list[bool] = []
 
     def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:

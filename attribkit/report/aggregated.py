@@ -109,7 +109,8 @@ def aggregate(maps: Tensor, scores: Tensor, *, cell: int, n: int, size: tuple[in
 
 def _enlarged(maps: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:
     """The positive part of maps at `size`, a few at a time, in double precision, as sums of many need."""
-    for few in maps.split(ROWS):
+    for first in range(0, len(maps), ROWS):
+        few = maps[first : first + ROWS]
         yield positive(resize(few.float() if few.dtype in (torch.float16, torch.bfloat16) else few, size)).double()
 
 

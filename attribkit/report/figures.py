@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,9 +14,10 @@ from ..attribution import Attribution
 from ..batch import Batch
 from ..errors import BadInput, UnknownName
 from ..maps import resize
-from .drawing import EDGE, GAP, Figure, Pixels, Sheet, Values, finite, painted, pixels, scale_of, shown, stretched
+from .aggregated import PERCENTS, Aggregated
+from .drawing import EDGE, GAP, Axes, Box, Figure, Pixels, Sheet, Values, finite, painted, pixels, scale_of, shown, stretched
 
-SIDE = 2.6  # inches: the longer side of a panel
+SIDE, MEAN_SIDE = 2.6, 1.25  # inches: the longer side of a panel, of a mean map
 
 
 def overlay_figure(image: object, map_: object, *, title: str = "", limit: float | None = None, signed: bool = False) -> Figure:
@@ -108,6 +111,27 @@ def attribution_figure(attribution: Attribution, batch: Batch | Tensor | None = 
     return sheet.figure
 
 
+def agg_att_figure(panels: Mapping[str, Aggregated], *, title: str = "") -> Figure:
+    """A row for each name (a method, a layer): the mean map of each bin of grids, the best explained first, the target cell outlined.
+
+    Each row has one scale, which ends at the 99.5th percentile of its pixels.
+    """
+    if not panels:
+        raise BadInput("agg_att_figure: got no rows, allowed: at least one")
+    rows, columns = next(iter(panels.values())).means.shape[-2:]
+    aspect = min(max(columns / rows, 0.4), 2.5)
+    width, height = MEAN_SIDE * min(aspect, 1), MEAN_SIDE / max(aspect, 1)
+    head, step, bins = 0.3 + 0.3 * bool(title), height + 0.55, len(PERCENTS) - 1
+    sheet = Sheet(2 * EDGE + bins * (width + GAP) + 0.65, head + len(panels) * step + EDGE)
+    if title:
+        sheet.text(EDGE, 0.2, title, room=sheet.width - 2 * EDGE, fontsize=9, weight="bold")
+    for place, (low, high) in enumerate(itertools.pairwise(PERCENTS)):
+        sheet.text(EDGE + place * (width + GAP) + width / 2, head - 0.1, f"{low}–{high} %", ha="center", weight="bold")
+    for row, (name, panel) in enumerate(panels.items()):
+        _aggregated(sheet, name, panel, (EDGE, head + row * step, width, height))
+    return sheet.figure
+
+
 def _panel(shape: Sequence[int], side: float = SIDE) -> tuple[float, float]:
     """Width and height in inches of a panel for an image (H, W, ...); extreme shapes are squeezed so that both stay readable."""
     aspect = min(max(shape[1] / shape[0], 0.4), 2.5)
@@ -166,3 +190,34 @@ def _compared(
     if per == "row" and grid:
         for row, scale in enumerate(rows):
             sheet.bar((EDGE + (1 + len(grid)) * (width + GAP), tops[row], 0.1, height), scale)
+
+
+def _aggregated(sheet: Sheet, name: str, panel: Aggregated, box: Box) -> None:
+    """A row of an AggAtt figure, from its name down; `box` is the place of its first column."""
+    left, top, width, height = box
+    maps = panel.means.cpu().numpy()
+    scale = scale_of([maps[place] for place, count in enumerate(panel.counts) if count], panel.limit or None)
+    notes = [f"{panel.left_out} of {sum(panel.counts) + panel.left_out} grids are not finite"] * bool(panel.left_out)
+    notes += ["maps are zero everywhere"] * (sum(panel.counts) > 0 and not np.nan_to_num(maps).any())
+    sheet.text(left, top + 0.12, name, room=sheet.width - 2 * EDGE - 2.5 * len(notes))
+    if notes:
+        sheet.text(sheet.width - EDGE, top + 0.12, "; ".join(notes), fontsize=7, color="#9a3412", ha="right")
+    for place, count in enumerate(panel.counts):
+        at = (left + place * (width + GAP), top + 0.25, width, height)
+        if count:
+            axes = sheet.picture(at, painted(maps[place], scale))
+            _outline(axes, panel.cell, panel.n, maps.shape[-2:])
+        else:
+            sheet.picture(at, np.full((1, 1, 3), 238, np.uint8))
+        grids = f"{count} grid{'s' * (count != 1)}" if count else "no grids"
+        sheet.text(at[0] + width / 2, at[1] + height + 0.1, grids, fontsize=6.5, color="#666666", ha="center")
+    sheet.bar((left + len(panel.counts) * (width + GAP), top + 0.25, 0.1, height), scale)
+
+
+def _outline(axes: Axes, cell: int, n: int, size: Sequence[int]) -> None:
+    """A white line with dark sides, seen on every colour, around a cell of a picture of `size` (H, W)."""
+    down, across = size[0] / n, size[1] / n
+    top, left = cell // n * down - 0.5, cell % n * across - 0.5
+    x, y = (left, left + across, left + across, left, left), (top, top, top + down, top + down, top)
+    for colour, thick in (("#000000", 2.6), ("#ffffff", 1.2)):
+        axes.plot(x, y, color=colour, linewidth=thick, linestyle="-", marker="", scalex=False, scaley=False)

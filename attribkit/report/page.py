@@ -29,7 +29,7 @@ from PIL import Image
 
 from ..errors import BadInput
 from ..files import write_whole
-from . import figures
+from . import drawing
 
 IMAGE_SIDE = 320  # pixels; larger photographs are stored reduced, and no map is stored larger than its photograph
 MAP_BYTES = 8_000_000  # of all maps of a gallery; beyond, the finest ones are averaged down until they fit
@@ -98,7 +98,7 @@ def gallery(items: Iterable[Item], *, name: str = "gallery", heading: str = "") 
     maps: list[dict[str, _Coded]] = []
     masks: list[dict[str, str]] = []
     for item in items:
-        pixels = _reduced(figures.pixels(item.image))
+        pixels = _reduced(drawing.pixels(item.image))
         height, width = pixels.shape[:2]
         cards.append({"id": item.id, "caption": item.caption, "image": _jpeg(pixels), "height": height, "width": width})
         maps.append({method: _code(map_, max(height, width)) for method, map_ in item.maps.items()})
@@ -107,8 +107,8 @@ def gallery(items: Iterable[Item], *, name: str = "gallery", heading: str = "") 
     regions = list(dict.fromkeys(name for row in masks for name in row))
     side = _affordable([coded for row in maps for coded in row.values()])
     data = {
-        "tables": {table: base64.b64encode(figures.colour_table(table).tobytes()).decode() for table in figures.TABLES},
-        "look": {"rise": figures.RISE, "faded": figures.FADED, "opacity": figures.OPACITY},
+        "tables": {table: base64.b64encode(drawing.colour_table(table).tobytes()).decode() for table in drawing.TABLES},
+        "look": {"rise": drawing.RISE, "faded": drawing.FADED, "opacity": drawing.OPACITY},
         "methods": [_shared(method, column) for method, column in methods.items()],
         "regions": [visible(region) for region in regions],
         "items": [
@@ -135,7 +135,7 @@ class _Coded(NamedTuple):
     """A map as 8-bit codes: 128 + 127 v / limit where it is signed, else 255 v / limit; beyond the limit the outermost code."""
 
     codes: NDArray[np.uint8]
-    scale: figures.Scale
+    scale: drawing.Scale
     low: float
     high: float
     note: str
@@ -148,13 +148,13 @@ class _Coded(NamedTuple):
 
 
 def _code(map_: object, side: int) -> _Coded:
-    values, note = figures.finite(map_)
+    values, note = drawing.finite(map_)
     low, high = float(values.min()), float(values.max())
     return _recode(_averaged(values, side), low, high, note)
 
 
-def _recode(values: figures.Values, low: float, high: float, note: str) -> _Coded:
-    scale = figures.scale_of([values])
+def _recode(values: drawing.Values, low: float, high: float, note: str) -> _Coded:
+    scale = drawing.scale_of([values])
     share = np.clip(values, -scale.limit if scale.signed else 0, scale.limit).astype(np.float64) / scale.limit
     codes = np.rint(128 + 127 * share if scale.signed else 255 * share).astype(np.uint8)
     return _Coded(codes, scale, low, high, note)
@@ -165,11 +165,11 @@ def _smaller(coded: _Coded, side: int) -> _Coded:
     if max(coded.codes.shape) <= side:
         return coded
     codes = coded.codes.astype(np.float32)
-    share: figures.Values = (codes - 128) / np.float32(127) if coded.scale.signed else codes / np.float32(255)
+    share: drawing.Values = (codes - 128) / np.float32(127) if coded.scale.signed else codes / np.float32(255)
     return _recode(_averaged(share * np.float32(coded.scale.limit), side), coded.low, coded.high, coded.note)
 
 
-def _averaged(values: figures.Values, side: int) -> figures.Values:
+def _averaged(values: drawing.Values, side: int) -> drawing.Values:
     height, width = values.shape
     if max(height, width) <= side:
         return values
@@ -192,7 +192,7 @@ def _shared(name: str, maps: Sequence[_Coded]) -> dict[str, Any]:
     return {"name": visible(name), "signed": any(coded.scale.signed for coded in maps), "limit": float(f"{limit:.6g}")}
 
 
-def _reduced(pixels: figures.Pixels) -> figures.Pixels:
+def _reduced(pixels: drawing.Pixels) -> drawing.Pixels:
     height, width = pixels.shape[:2]
     if max(height, width) <= IMAGE_SIDE:
         return pixels
@@ -202,11 +202,11 @@ def _reduced(pixels: figures.Pixels) -> figures.Pixels:
 
 
 def _mask(mask: object, size: tuple[int, int]) -> str:
-    inside = Image.fromarray(figures.finite(mask)[0] > 0.5)
+    inside = Image.fromarray(drawing.finite(mask)[0] > 0.5)
     return _uri(inside.resize(size, Image.Resampling.NEAREST), "PNG", optimize=True)
 
 
-def _jpeg(pixels: figures.Pixels) -> str:
+def _jpeg(pixels: drawing.Pixels) -> str:
     return _uri(Image.fromarray(pixels), "JPEG", quality=80)
 
 

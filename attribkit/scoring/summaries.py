@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Generic, NamedTuple, TypeVar
+import dataclasses
+from typing import Generic, TypeVar
 
-R = TypeVar("R", bound=tuple[Any, ...])
+R = TypeVar("R")
 Label = int | float | bool | str
 
 
-class Summary(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Summary:
     """One method by one metric on one problem, or on one group of its images.
 
     `low` and `high` are the 95 % percentile bootstrap interval of the mean; `count` images have a score, `undefined` have none;
@@ -30,7 +32,8 @@ class Summary(NamedTuple):
     higher_is_better: bool
 
 
-class Comparison(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Comparison:
     """Two methods by one metric, paired over the `count` images that both have a score of.
 
     `difference` is the mean of a's score minus b's, `low` and `high` its 95 % percentile bootstrap interval; `effect` is Cohen's d_z
@@ -60,7 +63,8 @@ class Comparison(NamedTuple):
         return self.a if (self.difference > 0) == self.higher_is_better else self.b
 
 
-class Place(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Place:
     """A method's place by one metric: `rank` 1 is best, shared by those that cannot be told apart, None for controls and without scores."""
 
     problem: str
@@ -82,7 +86,7 @@ class Listing(tuple[R, ...], Generic[R]):
     def __str__(self) -> str:
         if not self:
             return "(nothing)"
-        names: tuple[str, ...] = self[0]._fields  # type: ignore[attr-defined]
+        names = [field.name for field in dataclasses.fields(self[0])]  # type: ignore[arg-type]
         columns = {name: [shown(getattr(row, name)) for row in self] for name in names}
         constant = [name for name in ("problem", "model", "metric", "group") if name in columns and len(set(columns[name])) == 1]
         title = ", ".join(columns[name][0] for name in constant if columns[name][0])
