@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -48,7 +49,7 @@ def evaluate(  # noqa: PLR0913 - what is asked, and by name who listens
         controls=CONTROLS if controls else (),
         watch=watch,
     )
-    problems = list(problem) if isinstance(problem, list | tuple) else [problem]
+    problems: list[Problem] = list(problem) if isinstance(problem, list | tuple) else [cast(Problem, problem)]
     pace = _Paced(progress, sum(len(each) for each in problems) * len(run.lined_up))
     for each in problems:
         run.on(each, pace)
@@ -70,7 +71,9 @@ def scores_of(
 class Run:
     """One evaluation: what is asked, and what came of it so far."""
 
-    def __init__(self, methods: list[Method], metrics: list[Metric], *, controls: Sequence[Method] = (), watch: Watch | None = None) -> None:
+    def __init__(
+        self, methods: list[Method], metrics: list[Metric], *, controls: Sequence[Method] = (), watch: Watch | None = None
+    ) -> None:
         for what, given in (("methods", methods), ("metrics", metrics)):
             if not given:
                 raise BadInput(f"evaluate({what}=...): got none, allowed: at least one")
@@ -79,6 +82,7 @@ class Run:
         self.controls = [each for each in controls if each not in self.methods]
         self.watch = watch
         self.scores = Scores()
+        self._error: AttribkitError | None = None
         self._gone: set[tuple[Key, Method, Metric | None]] = set()
 
     @property
@@ -88,7 +92,7 @@ class Run:
 
     def on(self, problem: Problem, pace: _Paced) -> None:
         """Score everything on one problem."""
-        for number, (model, batch) in enumerate(problem):
+        for number, (model, batch) in enumerate(self._batches(problem)):
             if not number:
                 self._check_regions(problem, batch)
             chances = {each: each.chances(batch) for each in self.metrics}
@@ -100,11 +104,21 @@ class Run:
         self.scores.failures.extend(getattr(problem, "failures", ()))
 
     def check(self) -> None:
-        """Raise `Unsupported` if none of the methods that were asked for has a score."""
+        """Raise if none of the methods that were asked for has a score: what ended a problem, or `Unsupported`."""
         asked = {each.brief() for each in self.methods}
-        if not any(key.method in asked for key in self.scores.keys()):
+        if not any(key.method in asked for key in self.scores.keys()):  # noqa: SIM118 - no mapping
+            if self._error is not None:
+                raise self._error
             reasons = [f"{failure.id}: {failure.reason}" for failure in self.scores.failures]
             raise Unsupported("; ".join(reasons[:3]) or "the problems have no images")
+
+    def _batches(self, problem: Problem) -> Iterator[tuple[VisionModel, Batch]]:
+        """What a problem yields, until it cannot go on: then that is noted, and others have their turn."""
+        try:
+            yield from problem
+        except AttribkitError as error:
+            self._error = error
+            self.scores.failures.append(Failure(problem.label, "problem", str(error)))
 
     def _scored(self, key: Key, by: Method, model: VisionModel, batch: Batch, chances: dict[Metric, Tensor | None]) -> None:
         try:
@@ -122,7 +136,9 @@ class Run:
                 continue
             found[each] = values
             whole = key._replace(method=by.brief(), metric=each.brief())
-            self.scores.add(whole, batch, values, chances=chances[each], higher_is_better=each.higher_is_better, control=isinstance(by, CONTROL_KINDS))
+            self.scores.add(
+                whole, batch, values, chances=chances[each], higher_is_better=each.higher_is_better, control=isinstance(by, CONTROL_KINDS)
+            )
         if self.watch is not None:
             self.watch(key.problem, by, batch, maps, found)
 
@@ -137,7 +153,9 @@ class Run:
         for each in self.metrics:
             if "region" in _settings(each):
                 if not batch.regions:
-                    raise BadInput(f"{each.brief()} compares maps with a region, and {problem.label} has none; allowed: masks, boxes or a grid")
+                    raise BadInput(
+                        f"{each.brief()} compares maps with a region, and {problem.label} has none; allowed: masks, boxes or a grid"
+                    )
                 batch.region(_region(each) or next(iter(batch.regions)))
 
 
@@ -155,7 +173,7 @@ class _Paced:
             self.listener(Pace(self.done, self.total, time.perf_counter() - self.began, what))
 
 
-def _several(given: object, one: tuple[type, ...]) -> list[object]:
+def _several(given: Any, one: tuple[type, ...]) -> list[Any]:
     if isinstance(given, one):
         return [given]
     if not isinstance(given, Iterable):

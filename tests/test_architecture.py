@@ -197,7 +197,9 @@ ROOMS: dict[str, tuple[str, dict[str, str]]] = {
         r"\.item\(|\.cpu\(|\.numpy\(|\.tolist\(|\.to\('cpu'",
         {
             "report/": "pictures, tables and pages are made on the host",
+            "demo.py": "writes pictures and says numbers",
             "attribution.py": "saves, and names the classes",
+            "scores.py": "rows and intervals as plain numbers, from what is on the host",
             "scoring/parts.py": "its room: scores come to the host together, when first read",
             "problems/cells.py": "which images a model is sure of, while they are read",
             "segments.py": "scikit-image divides pictures on the host",

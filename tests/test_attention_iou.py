@@ -76,6 +76,11 @@ def test_it_is_symmetric_has_no_scale_and_lies_between_0_and_1(seed, factor, hei
     assert_close(attention_iou(factor * one, one), torch.ones(3, dtype=torch.float64))
 
 
+def test_rounding_does_not_take_it_above_1():
+    maps = torch.rand(500, 7, 9)
+    assert attention_iou(maps, 3 * maps).max() == 1
+
+
 def test_it_is_1_only_where_maps_are_equal_and_0_only_where_they_are_disjoint():
     maps = drawn(0, 1, 4, 5)
     other = maps.clone()

@@ -49,7 +49,9 @@ class Drawn:
     def _yielded(self, images: Tensor, region: Tensor, rows: range):
         regions = {"object": region, "rest": 1 - region} if self.regions else {}
         groups = {"odd": torch.tensor([row % 2 for row in rows])}
-        return self.model, Batch(images, Targets(torch.tensor([row % 5 for row in rows])), tuple(f"i{row}" for row in rows), regions, groups)
+        return self.model, Batch(
+            images, Targets(torch.tensor([row % 5 for row in rows])), tuple(f"i{row}" for row in rows), regions, groups
+        )
 
 
 @pytest.fixture
@@ -71,7 +73,9 @@ def test_every_image_has_a_row_for_each_method_and_metric():
     scores = ak.evaluate(problem, ["grad_cam", Gradient()], ["energy_inside", "sparseness"])
     found = rows_of(scores)
     methods = {"GradCAM()", "Gradient()", "Oracle(region='object')"} | CONTROLS
-    assert set(found) == {(method, metric, f"i{row}") for method in methods for metric in ("EnergyInside()", "Sparseness()") for row in range(7)}
+    assert set(found) == {
+        (method, metric, f"i{row}") for method in methods for metric in ("EnergyInside()", "Sparseness()") for row in range(7)
+    }
     assert scores.controls == CONTROLS | {"Oracle(region='object')"} and not scores.failures
     assert {(row["problem"], row["model"], row["odd"]) for row in scores.rows()} == {("drawn", "GapCNN", 0), ("drawn", "GapCNN", 1)}
 
@@ -227,8 +231,13 @@ def test_a_pace_says_how_long_the_rest_takes():
 def test_whoever_watches_sees_maps_and_their_scores():
     seen = []
     ak.evaluate(Drawn(adapted(GapCNN())), GradCAM(), ["energy_inside"], controls=False, watch=lambda *each: seen.append(each))
-    assert [(label, by, len(batch), maps.ids == batch.ids) for label, by, batch, maps, _ in seen] == [("drawn", GradCAM(), rows, True) for rows in (3, 3, 1)]
-    assert all(set(found) == {METRICS["energy_inside"]()} and len(found[METRICS["energy_inside"]()]) == len(batch) for _, _, batch, _, found in seen)
+    assert [(label, by, len(batch), maps.ids == batch.ids) for label, by, batch, maps, _ in seen] == [
+        ("drawn", GradCAM(), rows, True) for rows in (3, 3, 1)
+    ]
+    assert all(
+        set(found) == {METRICS["energy_inside"]()} and len(found[METRICS["energy_inside"]()]) == len(batch)
+        for _, _, batch, _, found in seen
+    )
 
 
 def test_an_oracle_is_no_method_inside_another():
@@ -242,5 +251,3 @@ def test_an_oracle_is_no_method_inside_another():
 def test_a_control_asked_for_by_name_stays_a_control():
     scores = ak.evaluate(Drawn(adapted(GapCNN())), ["random_map", RandomMap(seed=3), "gradient"], "sparseness")
     assert scores.controls >= {"RandomMap()", "RandomMap(seed=3)"} and "Gradient()" not in scores.controls
-
-

@@ -17,9 +17,10 @@ from torch.testing import assert_close
 from attribkit.batch import Batch, Targets
 from attribkit.errors import BadInput, UnknownName, Unsupported
 from attribkit.model.adapter import VisionModel
+from attribkit.model.mosaic import stitched
 from attribkit.model.planted import CLASSES, MEAN, SIZE, STD, planted_module
 from attribkit.problems import PROBLEMS, Disconnected, Grid, Labelled, Planted
-from attribkit.problems.cells import Cell, Pool, cell_regions, stitched
+from attribkit.problems.cells import Cell, Pool, cell_regions
 
 HIGH, WIDE = 16, 24
 
@@ -114,8 +115,8 @@ def test_only_what_the_model_is_right_and_sure_about(model):
     problem = Grid(model, source, n=2, count=1)
     assert {class_of(name) for name in problem.cells(0)} <= {0, 1, 2, 3, 4, 5}
     message = (
-        r"Grid\(count=2\): 6 images of 6 classes are classified correctly with probability 0.99 or more, enough for count=1 with 4 distinct "
-        "classes in each; allowed: fewer grids, smaller ones, a lower confidence, or more images"
+        r"Grid\(count=2\): 6 images of 6 classes are classified correctly with probability 0.99 or more, enough for count=1 with 4 "
+        "distinct classes in each; allowed: fewer grids, smaller ones, a lower confidence, or more images"
     )
     with pytest.raises(BadInput, match=message):
         Grid(model, source, n=2, count=2).cells(0)
@@ -299,6 +300,9 @@ def test_the_first_and_the_last_cell_show_one_class(model, source):
 def test_with_one_image_a_class_the_last_cell_has_its_own(model):
     problem = Disconnected(model, [lit(list(range(12)))], n=2, count=3)
     assert sorted(itertools.chain(*([class_of(name) for name in problem.cells(index)] for index in range(3)))) == list(range(12))
+    for _, batch in problem:
+        cell = int(batch.ids[0][-1])
+        assert batch.targets.index.tolist() == [class_of(problem.cells(index)[cell]) for index in range(3)]
 
 
 def test_with_few_classes_they_repeat(model):
@@ -361,7 +365,11 @@ def test_images_are_found_again_behind_one_that_is_broken(tmp_path, model):
     own = VisionModel(model.module, mean=128 / 255, std=127 / 255, size=(HIGH, WIDE))
     for source in (tmp_path / "m.csv", str(tmp_path / "m.csv"), Labelled(own, tmp_path / "m.csv", batch_size=2)):
         problem = Grid(own, source, n=1, count=5)
-        seen = {problem.cells(int(name[5:9]))[0]: float(image.mean()) for _, batch in problem for name, image in zip(batch.ids, batch.images, strict=True)}
+        seen = {
+            problem.cells(int(name[5:9]))[0]: float(image.mean())
+            for _, batch in problem
+            for name, image in zip(batch.ids, batch.images, strict=True)
+        }
         assert {name: round(mean) for name, mean in seen.items()} == {"0.png": 0, "2.png": 0, "3.png": 1, "4.png": 0, "5.png": 1}
         assert [(each.id, each.reason) for each in problem.failures] == [("1.png", "the file is empty")]
 

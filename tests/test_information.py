@@ -159,6 +159,8 @@ def test_images_that_say_nothing_are_skipped(sure):
     maps[4, 0, 0] = torch.inf
     for how in (SIC(Constant("black")), AIC(Constant("black"))):
         assert scored(how, sure, batch, maps).isfinite().tolist() == [True, False, False, False, False]
+    for how in (SIC(Constant("white")), AIC(Constant("white"))):  # by which nothing is lost
+        assert scored(how, sure, batch, maps).isnan().all()
     lax = scored(SIC(Constant("black"), confident=0), sure, batch, maps)
     assert lax.isfinite().tolist() == [True, True, False, False, False]  # black is surer of class 1 than the fourth is
 

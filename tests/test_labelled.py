@@ -7,6 +7,7 @@ import random
 import sys
 import types
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -212,7 +213,13 @@ def test_class_folders_by_words_and_by_wordnet_ids():
 def test_a_list_of_batches(model):
     images = torch.randn(5, 3, 24, 24)
     parts = [
-        Batch(images[rows], Targets(torch.arange(5)[rows]), tuple("abcde"[rows]), {"object": images[rows, 0].sigmoid()}, {"g": torch.arange(5)[rows]})
+        Batch(
+            images[rows],
+            Targets(torch.arange(5)[rows]),
+            tuple("abcde"[rows]),
+            {"object": images[rows, 0].sigmoid()},
+            {"g": torch.arange(5)[rows]},
+        )
         for rows in (slice(0, 3), slice(3, 5))
     ]
     problem = Labelled(model, parts)
@@ -434,7 +441,8 @@ def test_a_manifest_that_is_wrong_is_refused_in_one_line(model, tmp_path, conten
 
 
 @pytest.mark.parametrize(
-    "path", ["../a.png", "images/../../a.png", "images/../a.png", "/etc/passwd", "..", r"..\a.png", r"C:\a.png", "C:/a.png", r"\\host\a.png"]
+    "path",
+    ["../a.png", "images/../../a.png", "images/../a.png", "/etc/passwd", "..", r"..\a.png", r"C:\a.png", "C:/a.png", r"\\host\a.png"],
 )
 @pytest.mark.parametrize("column", ["path", "mask:m"])
 def test_a_path_does_not_leave_the_folder(model, five, path, column):
@@ -495,7 +503,7 @@ def test_parquet_needs_pyarrow(model, five, monkeypatch):
 class FakeParquet:
     """As much of pyarrow's ParquetFile as is used."""
 
-    columns = {
+    columns: ClassVar = {
         "path": [["images/0.png", b"images/1.png"], ["images/2.png"]],
         "label": [[2.0, None], ["hen"]],
         "group:g": [[1, float("nan")], [True]],
@@ -537,7 +545,26 @@ def test_parquet_is_read_as_csv_is(model, five, monkeypatch):
 
 # Damaged manifests by the hundred ----------------------------------------------------------------------------------------------------
 
-PIECES = [b",", b'"', b"\n", b"\r", b"\0", b"\xff", b"\xef\xbb\xbf", b"..", b"/", b"\\", b":", b"mask:", b"box:x", b"path", b" ", b"nan", b"-", b"9" * 40]
+PIECES = [
+    b",",
+    b'"',
+    b"\n",
+    b"\r",
+    b"\0",
+    b"\xff",
+    b"\xef\xbb\xbf",
+    b"..",
+    b"/",
+    b"\\",
+    b":",
+    b"mask:",
+    b"box:x",
+    b"path",
+    b" ",
+    b"nan",
+    b"-",
+    b"9" * 40,
+]
 
 
 def mutant(rng: random.Random) -> bytes:

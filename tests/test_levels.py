@@ -21,7 +21,7 @@ def batch_for(size=SIZE, rows: int = 2, classes: int = 5) -> Batch:
     return Batch(images, Targets(torch.arange(rows) % classes), tuple(f"image-{i}" for i in range(rows)))
 
 
-def tiny_vit(depth: int = 6) -> nn.Module:
+def tiny_vit(depth: int) -> nn.Module:
     torch.manual_seed(1)
     made = tv.VisionTransformer(image_size=64, patch_size=16, num_layers=depth, num_heads=2, hidden_dim=16, mlp_dim=16, num_classes=5)
     nn.init.normal_(made.heads.head.weight)  # it starts at zero
@@ -43,17 +43,16 @@ def test_the_middle_of_a_cnn_is_the_last_layer_at_stride_8(made, size, middle, g
 
 
 def test_the_middle_of_a_planted_network_is_finer_than_its_last_layer_which_has_stride_8():
-    model = ak.load_model("shortcut-95")
+    model = ak.load_model("planted/shortcut-95")
     assert model.cut == "layer3" and model.layers["layer3"][1:] == model.layers["layer2"][1:] == (12, 12)
     assert model.middle == "layer1" and model.layers["layer1"][1:] == (24, 24)
 
 
 def test_the_middle_of_a_transformer_is_half_way():
-    model = adapted(tiny_vit(6), size=64)
-    assert model.cut == "encoder.layers.encoder_layer_4"
-    names = [f"encoder.layers.encoder_layer_{block}" for block in range(6)]
-    assert model.middle == names[2]  # of what the last block is given, the outputs of 5 blocks, the one in the middle
-    planted = ak.load_model("vit-95")  # three blocks, read off the class token
+    model = adapted(tiny_vit(7), size=64)
+    assert model.cut == "encoder.layers.encoder_layer_5"  # what the last block is given: after the patches, and six blocks
+    assert model.middle == "encoder.layers.encoder_layer_2"  # after three of them
+    planted = ak.load_model("planted/vit-95")  # three blocks, read off the class token
     assert (planted.middle, planted.cut) == ("blocks.0", "blocks.1")
 
 

@@ -165,7 +165,8 @@ def test_energy_inside_is_the_share_of_the_positive_part():
     assert energy_inside(maps, torch.tensor([[[1.0, 1.0], [0.0, 0.0]]])) == 0.75
     assert energy_inside(maps, torch.tensor([[[0.5, 0.0], [0.0, 1.0]]])) == 0.375  # a soft region counts by its value
     assert energy_inside(maps, torch.tensor([[[False, True], [True, True]]])) == 0.25
-    assert energy_inside(maps.half(), torch.tensor([[[True, True], [False, False]]])) == 0.75
+    halved = energy_inside(maps.half(), torch.tensor([[[True, True], [False, False]]]))
+    assert halved == 0.75 and halved.dtype == torch.float32
 
 
 @pytest.mark.parametrize("maps", [torch.zeros(1, 4, 4), -torch.rand(1, 4, 4)])

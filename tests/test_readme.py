@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from attribkit import METHODS, REMOVALS, cli
+from attribkit import METHODS, METRICS, PROBLEMS, REMOVALS, cli
 from attribkit.methods import Method, method
 from attribkit.model.planted import PLANTED
 
@@ -20,11 +20,12 @@ def blocks(language: str) -> list[str]:
 
 def test_python_examples_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    explained, removed = ({} for _ in range(2))
-    for block, names in zip(blocks("python"), (explained, removed), strict=True):
+    explained, removed, evaluated = ({} for _ in range(3))
+    for block, names in zip(blocks("python"), (explained, removed, evaluated), strict=True):
         exec(compile(block, "README.md", "exec"), names)
     assert explained["maps"].maps.shape[0] == 8 and (tmp_path / "maps.safetensors").is_file()
     assert explained["ig"].extras["relative_delta"].shape == (8,)
+    assert len(evaluated["scores"].failures) == 0 and (tmp_path / "scores.csv").read_text().count("\n") == len(evaluated["scores"]) + 1
     assert removed["logits"].shape == (8, 2) and removed["seen"].shape == removed["batch"].images.shape
 
 
@@ -35,10 +36,10 @@ def test_methods_on_command_lines_can_be_read():
         assert isinstance(method(text.strip('"')), Method)
 
 
-def test_every_method_removal_and_planted_model_is_listed():
-    classes = {**METHODS, **REMOVALS}  # other tests may have entered some of their own
+def test_every_method_metric_problem_removal_and_planted_model_is_listed():
+    classes = {**METHODS, **METRICS, **PROBLEMS, **REMOVALS}  # other tests may have entered some of their own
     own = [name for name, cls in classes.items() if cls.__module__.startswith("attribkit.")]
-    assert len(own) > 30 and all(f"`{name}`" in README for name in own)
+    assert len(own) > 60 and all(f"`{name}`" in README for name in own)
     assert all(f"`{name}`" in README for name in PLANTED)
 
 

@@ -83,4 +83,6 @@ class Oracle(Method):
         return Explained(batch.region(self.region).float(), {})
 
     def _maps(self, model: VisionModel, images: Tensor, targets: Targets) -> Tensor:
-        raise Unsupported(f"{self!r} knows the masks of images, not of what is made from them; allowed: by itself, not inside another method")
+        raise Unsupported(
+            f"{self!r} knows the masks of images, not of what is made from them; allowed: by itself, not inside another method"
+        )

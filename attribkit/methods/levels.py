@@ -18,6 +18,7 @@ def at_layers(like: str | Method, layers: Sequence[str] = LEVELS) -> tuple[Metho
     where it is at home (Rao, Böhle, Schiele, CVPR 2022, arXiv:2205.10435).
     """
     made = method(like)
-    if "spatial_layer" in made.needs and "layer" in {field.name for field in dataclasses.fields(made)}:
-        return tuple(dataclasses.replace(made, layer=layer) for layer in layers)  # type: ignore[call-arg]
+    looks = {field.name for field in dataclasses.fields(made)} >= {"layer"}  # type: ignore[arg-type]  # every method is a dataclass
+    if "spatial_layer" in made.needs and looks:
+        return tuple(dataclasses.replace(made, layer=layer) for layer in layers)  # type: ignore[type-var]
     return tuple(made if layer == "input" else AtLayer(made, layer=layer) for layer in layers)

@@ -43,9 +43,8 @@ def attention_iou_pairs(maps: Tensor) -> Tensor:
 
 
 def _overlap(product: Tensor, one: Tensor, other: Tensor, ratio: Tensor) -> Tensor:
-    """The score from `<a, b>`, `|a|^2`, `|b|^2` and `sum a / sum b`; NaN where one of the sums is zero."""
-    score = 4 * product / (one / ratio + other * ratio + 2 * product)
-    return torch.where((ratio > 0) & ratio.isfinite(), score.clamp_max(1), torch.nan)
+    """The score from `<a, b>`, `|a|^2`, `|b|^2` and `sum a / sum b`; a map of zeros makes it 0 / 0 or 0 times infinity, which is NaN."""
+    return (4 * product / (one / ratio + other * ratio + 2 * product)).clamp_max(1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -74,7 +74,9 @@ class Anew(Metric, ABC):
     @final
     def _scored(self, model: VisionModel, batch: Batch, attribution: Attribution, method: Explain | None) -> Tensor:
         if method is None:
-            raise Unsupported(f"{self.brief()} explains again; allowed: the method itself beside its maps, metric(model, batch, maps, method)")
+            raise Unsupported(
+                f"{self.brief()} explains again; allowed: the method itself beside its maps, metric(model, batch, maps, method)"
+            )
         return self._compared(model, batch, attribution, method)
 
     @final

@@ -57,8 +57,8 @@ class MPRT(Anew):
 
     Layers are made random from the output down, "cascading" (one more at each step, until nothing learnt is left) or each
     "independent" of the others; `layers` of them, evenly chosen, or all if there are fewer. What the numbers are: `randomised`;
-    `keep_statistics` keeps those of norms. A map that does not look at the weights, such as an edge detector, has exactly 1. Maps are
-    compared at their own resolution; NaN where the map is constant, and a random model's constant map counts 0.
+    `keep_statistics` keeps what norms know of the data. A map that does not look at the weights, such as an edge detector, has exactly
+    1. Maps are compared at their own resolution; NaN where the map is constant, and a random model's constant map counts 0.
     """
 
     name = "mprt"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -118,10 +119,10 @@ def _part_of_grid(model: VisionModel, n: int, cell: int, part: int) -> VisionMod
     if part > 1:
         raise BadInput(f"head_of(part=...): got {part}, allowed: 1, since the last features of {model.name} are a grid, or 0")
     head = PartOfGrid(model, n, cell)
-    with head.studied():
-        images = some_images(model, 1, head.size)
-        answer, again = head.logits(images), head.at(head.cut).logits(head.activations(images, head.cut, whole=True))
-    if not near(again, answer, rounding_of(model)):
+    images = some_images(model, 1, head.size)
+    with _refusing(head, f"it takes no images of {head.size[0]} x {head.size[1]}"):
+        answer = head.logits(images)
+    if not near(head.at(head.cut).logits(head.activations(images, head.cut, whole=True)), answer, rounding_of(model)):
         raise Unsupported(f"{head.name}: what comes after {head.cut!r} depends on the size of the images; allowed: part=0")
     return head
 
@@ -135,16 +136,22 @@ def _among_tokens(model: VisionModel, n: int, cell: int, part: int) -> VisionMod
     if part == len(blocks):
         return OneCell(model, n, cell, f"DiPart({part})")
     shared = blocks[: len(blocks) - part]
+    _ = model.at(shared[-1])  # which something may bypass: then they are no blocks
     head, other = (LastBlocks(model, n, place, shared, part) for place in (cell, (cell + 1) % n**2))
     images = some_images(model, 1, head.size)
     # Attention that knows places, as by relative positions, knows no others than those of one image.
     moved = stitched(cells_of(images, n).roll(1, 0), n)
-    try:
+    with _refusing(head, f"block {shared[0]!r} takes no tokens of {n**2} images at once"):
         alike = near(other.logits(moved), head.logits(images), rounding_of(model))
-    except (RuntimeError, AssertionError, TypeError, IndexError, ValueError) as error:
-        raise Unsupported(
-            f"{head.name}: block {shared[0]!r} takes no tokens of {n**2} images at once ({' '.join(str(error).split())}); allowed: part=0"
-        ) from error
     if not alike:
         raise Unsupported(f"{head.name}: to block {shared[0]!r} the order of tokens matters beyond their embedding; allowed: part=0")
     return head
+
+
+@contextlib.contextmanager
+def _refusing(head: VisionModel, why: str) -> Iterator[None]:
+    """What a network raises on shapes that it was not made for, as `Unsupported` that says why."""
+    try:
+        yield
+    except (RuntimeError, AssertionError, TypeError, IndexError, ValueError) as error:
+        raise Unsupported(f"{head.name}: {why} ({' '.join(str(error).split())}); allowed: part=0") from error

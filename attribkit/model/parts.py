@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+from collections import Counter
 from collections.abc import Iterator
 
 from torch import Tensor, nn
@@ -138,30 +139,24 @@ class LastBlocks(Head):
 
 
 def blocks_of(model: VisionModel) -> tuple[str, ...]:
-    """The names of a transformer's blocks: the most modules of one type, side by side, that each return all tokens once; or none."""
+    """The names of a transformer's blocks: modules of one type, side by side, that each return all tokens once; or none.
+
+    Of several such rows of modules, as the projections inside each block may be, it is the one that holds most of the weights.
+    """
     size = families.patch(model.module)
 
-    def look(images: Tensor) -> dict[str, list[tuple[int, ...]]]:
-        shapes: dict[str, list[tuple[int, ...]]] = {}
+    def look(images: Tensor) -> dict[str, tuple[int, ...]]:
         with recorded(model.module) as seen:
             model.answer(images)
-            for name, tensor in seen:
-                shapes.setdefault(name, []).append(tuple(tensor.shape) if len(tensor) == len(images) else ())
-        return shapes
+            often = Counter(name for name, _ in seen)
+            return {name: tuple(tensor.shape) for name, tensor in seen if often[name] == 1 and len(tensor) == len(images)}
 
     shapes = model.probed(look)
-
-    def are_blocks(names: list[str], children: list[nn.Module]) -> bool:
-        once = {shapes[name][0] if len(shapes.get(name, ())) == 1 else () for name in names}
-        shape = next(iter(once))
-        if len(children) < 2 or len({type(child) for child in children}) > 1 or len(once) > 1 or len(shape) != 3:
-            return False
-        return layout(shape, model.size, size) is not None
-
-    found: list[str] = []
+    found: list[tuple[int, tuple[str, ...]]] = [(0, ())]
     for path, module in model.module.named_modules():
-        children = dict(module.named_children())
-        names = [f"{path}.{name}" if path else name for name in children]
-        if len(names) > len(found) and are_blocks(names, list(children.values())):
-            found = names
-    return tuple(found)
+        names = tuple(f"{path}.{name}".lstrip(".") for name, _ in module.named_children())
+        alike = {(type(child), shapes.get(name, ())) for name, child in zip(names, module.children(), strict=True)}
+        _, shape = next(iter(alike), (module, ()))
+        if len(names) > 1 and len(alike) == 1 and len(shape) == 3 and layout(shape, model.size, size) is not None:
+            found.append((sum(weight.numel() for weight in module.parameters()), names))
+    return max(found, key=lambda each: each[0])[1]

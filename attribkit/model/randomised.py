@@ -30,7 +30,8 @@ def randomised(
 ) -> Iterator[tuple[str, VisionModel]]:
     """(layer, the model with that layer random), from the output down: in "cascading" order with all layers after it, else it alone.
 
-    `layers` are names of `weighted_layers`, or how many of them to choose, evenly and the one nearest the input among them; None is all.
+    `layers` are names of `weighted_layers`, or how many of them to choose, None for all; they are chosen evenly, the one nearest the
+    input among them, and norms, which have no random numbers, are not, but in cascading order go with those around them.
     Each step is another copy, made when it is asked for; weights that stay are the model's own tensors, and the model is untouched. A
     layer's numbers depend on `seed` and its name alone: matrices and convolutions are uniform within 1 / sqrt(inputs), their biases too,
     as PyTorch makes them; norms have scale 1 and shift 0, and statistics of mean 0 and variance 1 unless `keep_statistics`; all else,
@@ -39,7 +40,8 @@ def randomised(
     if order not in ("cascading", "independent"):
         raise UnknownName("order", order, ("cascading", "independent"))
     names = weighted_layers(model)
-    chosen = _chosen(names, layers)
+    drawing = [place for place, name in enumerate(names) if not _is_norm(model.module.get_submodule(name))]
+    chosen = _chosen(names, drawing or list(range(len(names))), layers)
     with contextlib.suppress(Unsupported):  # where there is one, it is looked for in the model itself
         _ = model.layer
     module, done = model.module, 0
@@ -86,15 +88,15 @@ def _entered(returned: list[str]) -> list[str]:
     return [name for name in sorted(first, key=lambda name: (first[name], name.count(".") + bool(name))) if name in called]
 
 
-def _chosen(names: tuple[str, ...], layers: int | Sequence[str] | None) -> list[int]:
-    """The places of the layers that are asked for, from the output down."""
+def _chosen(names: tuple[str, ...], drawing: list[int], layers: int | Sequence[str] | None) -> list[int]:
+    """The places of the layers that are asked for, from the output down; if it is said how many, of those that are `drawing` numbers."""
     if layers is None:
         return list(range(len(names)))
     if isinstance(layers, int):
         if layers < 1:
             raise BadInput(f"randomised(layers=...): got {layers}, allowed: at least 1")
-        count = min(layers, len(names))
-        return [(step + 1) * len(names) // count - 1 for step in range(count)]
+        count = min(layers, len(drawing))
+        return [drawing[(step + 1) * len(drawing) // count - 1] for step in range(count)]
     wanted = [layers] if isinstance(layers, str) else layers
     for name in wanted:
         if name not in names:

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import BadInput, Unsupported
-from . import families
+from . import families, levels
 from .adapter import VisionModel
+from .rest import FromLayer, Rest, proven, rest_of
 from .tokens import PREFIXES
 
 _NOTHING = object()
@@ -68,15 +69,29 @@ class Sized(VisionModel):
         if tuple(images.shape[-2:]) != self.size:
             got, allowed = (f"{height} x {width}" for height, width in (images.shape[-2:], self.size))
             raise BadInput(f"{self.name}: got images of {got}, allowed: {allowed}, which its position embeddings were interpolated for")
-        with contextlib.ExitStack() as changed:
-            changed.enter_context(_instead(self.module, self.positions.embedding, self._embedding(self.positions.embedding)))
-            for name in self.positions.checked:
-                changed.enter_context(_instead(self.module, name, _Sides(self.size)))
+        with self.positioned(self.module):
             return super().answer(images)
 
-    def _embedding(self, name: str) -> Tensor:
+    def at(self, layer: str, size: tuple[int, int] | None = None) -> Rest:
+        """As of any model."""
+        if self.positions is None:
+            return super().at(layer, size)
+        make = functools.partial(proven, kind=_SizedRest)
+        return rest_of(self, levels.place(self, layer), self.size if size is None else size, self._rests, make)
+
+    @contextlib.contextmanager
+    def positioned(self, network: nn.Module) -> Iterator[None]:
+        """While it lasts `network`, the module or a copy of it, takes images of this size, whose position embeddings are interpolated."""
+        with contextlib.ExitStack() as changed:
+            if self.positions is not None:
+                changed.enter_context(_instead(network, self.positions.embedding, self._embedding(network, self.positions.embedding)))
+                for name in self.positions.checked:
+                    changed.enter_context(_instead(network, name, _Sides(self.size)))
+            yield
+
+    def _embedding(self, network: nn.Module, name: str) -> Tensor:
         """The position embedding for this size, (1, tokens, C)."""
-        own = _tensor(self.module, name, self.original.name)
+        own = _tensor(network, name, self.name)
         (height, width), grid = self._grids()
         first = own.shape[1] - height * width if own.ndim == 3 else -1
         if first not in PREFIXES:
@@ -101,6 +116,20 @@ class Sized(VisionModel):
             )
         before, after = ((size[0] // patch[0], size[1] // patch[1]) for size in (self.original.size, self.size))
         return before, after
+
+
+class _SizedRest(Rest):
+    """The rest of a transformer for images of another size, all of which it runs from blank images on."""
+
+    def __init__(self, model: Sized, first: FromLayer, *, layer: str, channels: int) -> None:
+        super().__init__(model, first, layer=layer, channels=channels)
+        self.sized = model
+
+    def answer(self, images: Tensor) -> Tensor:
+        """The logits of activations that fit into memory at once."""
+        network: nn.Module = self.module.module  # type: ignore[assignment]  # what `FromLayer` runs
+        with self.sized.positioned(network):
+            return super().answer(images)
 
 
 class _Sides(tuple[int, ...]):

@@ -2,6 +2,7 @@
 
 from .base import PROBLEMS as PROBLEMS
 from .base import Problem as Problem
+from .disconnected import Disconnected as Disconnected
 from .grid import Grid as Grid
 from .labelled import Labelled as Labelled
 from .planted import Planted as Planted

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..batch import Batch
 from ..errors import BadInput
+from ..model.mosaic import stitched
 from ..scores import Failure
 from .base import whole_number
 from .labelled import Labelled
@@ -190,13 +191,6 @@ class Pool:
     def _spare(self, count: int, size: int) -> int:
         """Images beyond what `count` times `size` distinct classes take, of which a class gives `count` at most."""
         return sum(min(len(left), count) for left in self._left.values()) - count * size
-
-
-def stitched(images: Tensor, n: int) -> Tensor:
-    """Images laid side by side, row by row; (G n n, C, H, W) -> (G, C, nH, nW)."""
-    channels, height, width = images.shape[1:]
-    rows = images.reshape(-1, n, n, channels, height, width).permute(0, 3, 1, 4, 2, 5)
-    return rows.reshape(-1, channels, n * height, n * width)
 
 
 def cell_regions(cells: Tensor, n: int, size: tuple[int, int]) -> Tensor:

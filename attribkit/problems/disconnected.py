@@ -24,8 +24,8 @@ class Disconnected(Cells):
     """DiFull and DiPart: grids of n x n images, where the explained logit cannot see outside its cell, or only early on.
 
     arXiv:2205.10435. The logits of the first cell are explained, and those of the last, each by a model of its own whose answer comes
-    from that cell alone (DiFull, `part` 0), or from the cell's part of late features of the whole grid (DiPart, `part` from 1 on: how
-    much of the model comes after). The last cell shows the first one's class in another image, if the source has one. Where it has
+    from that cell alone (DiFull, `part` 0), or from the cell's part of late features of the whole grid (DiPart: `part` 1, or of a
+    transformer as many of its last blocks). The last cell shows the first one's class in another image, if the source has one. Where it has
     fewer classes than cells, classes repeat: the logit cannot see the other cells, or not as such.
     """
 

@@ -72,7 +72,7 @@ class AggAtt:
         if self.size is None or not sum(map(len, self._maps)):
             raise BadInput("AggAtt: got no maps, allowed: at least one grid")
         scores = torch.cat(self._scores).double()
-        usable = scores.isfinite() & torch.cat([maps.flatten(1).isfinite().all(1) for maps in self._maps])
+        usable = scores.isfinite() & torch.cat([few.flatten(1).isfinite().all(1) for maps in self._maps for few in _few(maps)])
         order = _order(torch.where(usable, scores, -torch.inf), self._inside(self.size))
         bins = torch.full_like(order, -1)  # of each grid; -1: of none
         edges = borders(int(usable.sum()))
@@ -107,10 +107,14 @@ def aggregate(maps: Tensor, scores: Tensor, *, cell: int, n: int, size: tuple[in
     return AggAtt(cell, n, size=size).add(maps, scores).result()
 
 
+def _few(maps: Tensor) -> Iterator[Tensor]:
+    for first in range(0, len(maps), ROWS):
+        yield maps[first : first + ROWS]
+
+
 def _enlarged(maps: Tensor, size: tuple[int, int]) -> Iterator[Tensor]:
     """The positive part of maps at `size`, a few at a time, in double precision, as sums of many need."""
-    for first in range(0, len(maps), ROWS):
-        few = maps[first : first + ROWS]
+    for few in _few(maps):
         yield positive(resize(few.float() if few.dtype in (torch.float16, torch.bfloat16) else few, size)).double()
 
 

@@ -35,6 +35,7 @@ def colour_of(method: str) -> str:
 
 
 def headline(sheet: Sheet, title: str) -> None:
+    """The title of a whole figure, if it has one."""
     if title:
         sheet.text(EDGE, 0.22, title, room=sheet.width - 2 * EDGE, fontsize=9.5, weight="bold")
 
@@ -50,6 +51,7 @@ def label_width(names: Iterable[str]) -> float:
 
 
 def chance_line(axes: Axes, value: float, rows: int) -> None:
+    """A broken line down `rows` rows at the score of a map that says nothing, if there is one."""
     if not math.isnan(value):
         axes.plot((value, value), (-0.5, rows - 0.5), color=INK, linewidth=1.0, linestyle=(0, (3, 2)), marker="", zorder=1)
 
@@ -67,7 +69,7 @@ def number(value: float | None) -> float:
     return math.nan if value is None or not math.isfinite(value) else float(value)
 
 
-def array(values: ArrayLike) -> Numbers:
+def numbers(values: ArrayLike) -> Numbers:
     """Numbers on the host, in double precision."""
     return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, np.float64)
 

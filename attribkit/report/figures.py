@@ -220,4 +220,4 @@ def _outline(axes: Axes, cell: int, n: int, size: Sequence[int]) -> None:
     top, left = cell // n * down - 0.5, cell % n * across - 0.5
     x, y = (left, left + across, left + across, left, left), (top, top, top + down, top + down, top)
     for colour, thick in (("#000000", 2.6), ("#ffffff", 1.2)):
-        axes.plot(x, y, color=colour, linewidth=thick, linestyle="-", marker="", scalex=False, scaley=False)
+        axes.plot(x, y, color=colour, linewidth=thick, linestyle="-", marker="", clip_on=False, scalex=False, scaley=False)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import BadInput
-from ..scores import Comparison, Summary
+from ..scoring.summaries import Comparison, Summary
 from .charts import (
     FAINT,
     NOTES,
@@ -78,9 +78,7 @@ def _boards(rows: Iterable[Summary], comparisons: Iterable[Comparison]) -> list[
     for row in rows:
         mine = placed.setdefault((row.problem, row.model, row.metric), {})
         if row.method in mine:
-            raise BadInput(
-                f"leaderboard_figure: got two rows of {row.method} for {row.metric}, allowed: one, of all images or of one group"
-            )
+            raise BadInput(f"leaderboard_figure: got two rows of {row.method} for {row.metric}, allowed: those of one group")
         mine[row.method] = row
     level: dict[Subject, set[frozenset[str]]] = {}
     for each in comparisons:

@@ -19,7 +19,6 @@ from .charts import (
     ROW,
     SMALL,
     Numbers,
-    array,
     chance_line,
     colour_of,
     foot,
@@ -28,6 +27,7 @@ from .charts import (
     is_control,
     label_width,
     number,
+    numbers,
     span_of,
     wrapped,
     write_name,
@@ -83,7 +83,7 @@ def box_figure(
             else:
                 sheet.text(left + WIDTH / 2, middle, "no scores", fontsize=NOTES, color=FAINT, ha="center")
     if label:
-        sheet.text(EDGE + names + columns * (WIDTH + BETWEEN) / 2, head + below - 0.1, label, room=columns * WIDTH, ha="center")
+        sheet.text(EDGE + names + columns * (WIDTH + BETWEEN) / 2, head + below - 0.22, label, room=columns * WIDTH, ha="center")
     foot(sheet, notes)
     return sheet.figure
 
@@ -93,7 +93,7 @@ def _box(axes: Axes, row: int, values: Numbers, colour: str) -> None:
     near = values[(values >= low - 1.5 * (high - low)) & (values <= high + 1.5 * (high - low))]
     far = np.sort(np.setdiff1d(values, near))
     line: dict[str, Any] = {"color": colour, "linestyle": "-", "marker": "", "solid_capstyle": "butt"}
-    for start, end in ((near.min(), low), (high, near.max())):
+    for start, end in ((min(low, near.min()), low), (high, max(high, near.max()))):
         axes.plot((start, end), (row, row), linewidth=1.0, **line)
     x, y = (low, high, high, low), (row - 0.32, row - 0.32, row + 0.32, row + 0.32)
     axes.fill(x, y, facecolor=f"{colour}40", edgecolor=colour, linewidth=1.0)
@@ -142,7 +142,7 @@ def curve_figure(
 
 
 def _curves(values: ArrayLike, method: str) -> Numbers:
-    array = array(values)
+    array = numbers(values)
     if array.ndim != 2 or array.shape[1] < 2:
         raise BadInput(f"curve_figure({method}): got {array.shape}, allowed: (N, K), K at least 2")
     return array[np.isfinite(array).all(1)]
@@ -166,7 +166,7 @@ def _looks(methods: Iterable[str]) -> Iterator[dict[str, Any]]:
 
 
 def _finite(values: ArrayLike, method: str) -> Numbers:
-    array = array(values)
+    array = numbers(values)
     if array.ndim != 1:
         raise BadInput(f"box_figure({method}): got {array.shape}, allowed: (N,), one score per image")
     return array[np.isfinite(array)]

@@ -37,7 +37,7 @@ def leaderboard(scores: Scores, *, problem: str | None = None, metric: str | Non
 def comparisons(found: Sequence[Comparison], *, style: Style = "markdown") -> str:
     """A row for each pair: difference with its 95 % interval, effect size, p-value after correction; who is better in bold."""
     written = _Written(style)
-    constant = [name for name in ("problem", "model", "metric") if len({getattr(each, name) for each in found}) == 1]
+    constant = [name for name in ("problem", "model", "metric") if len({getattr(each, name) for each in found}) <= 1]
     shown = [name for name in ("problem", "model", "metric") if name not in constant]
     head = [*shown, "a", "b", "a - b [95 %]", "d_z", "p", "images"]
     rows = []

@@ -31,7 +31,7 @@ class Read(NamedTuple):
 def written_table(rows: Iterable[Mapping[str, Any]], groups: list[str]) -> bytes:
     """The rows as CSV in UTF-8, labels between targets and scores, numbers with as many digits as tell single precision apart."""
     text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(text, lineterminator="\r\n")  # either character of which is then quoted in an id
     writer.writerow([*FIXED[:6], *groups, *FIXED[6:]])
     for row in rows:
         numbers = [np.float32(row["score"]), "" if np.isnan(row["chance"]) else np.float32(row["chance"])]

@@ -169,7 +169,9 @@ class Part:
 
 def _labels(array: NDArray[Any]) -> NDArray[np.object_]:
     """Numbers as objects; NaN is no label."""
-    return np.where(array != array, None, array.astype(np.object_))
+    labels: NDArray[np.object_] = array.astype(np.object_)
+    labels[np.isnan(array)] = None
+    return labels
 
 
 def _on_host(tensors: Sequence[Tensor]) -> list[NDArray[Any]]:

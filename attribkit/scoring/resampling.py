@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.random import default_rng
 from numpy.typing import NDArray
 
 Values = NDArray[np.float64]
@@ -34,7 +35,7 @@ def _ends(columns: Values) -> Values:
     count, length = columns.shape
     centres, drawn = columns.mean(1, keepdims=True), min(length, LONGEST)
     offsets, means = columns - centres, np.empty((count, RESAMPLES))
-    draw = np.random.default_rng(0)
+    draw = default_rng(0)
     for rows in _chunks(drawn):
         picked = draw.integers(0, length, (rows.stop - rows.start, drawn), dtype=np.int32)
         for each, found in zip(offsets, means, strict=True):
@@ -65,7 +66,7 @@ def _flipped(columns: Values) -> Values:
         patterns = (np.arange(2**length)[:, None] >> np.arange(length)) & 1
         exact: Values = (np.abs(2 * (patterns @ columns) - total) >= bar).mean(0)
         return exact
-    beyond, draw = np.zeros(columns.shape[1]), np.random.default_rng(0)
+    beyond, draw = np.zeros(columns.shape[1]), default_rng(0)
     for rows in _chunks(length):
         packed = draw.integers(0, 256, (rows.stop - rows.start, -(-length // 8)), dtype=np.uint8)
         kept = np.unpackbits(packed, axis=1, count=length).astype(np.float64)

@@ -77,7 +77,9 @@ def adapted_network(name: str):
     return _MADE[name]
 
 
-@pytest.mark.parametrize("method", [name for name, cls in METHODS.items() if not needed(cls)])  # varies fastest, so that each network is made once
+@pytest.mark.parametrize(
+    "method", [name for name, cls in METHODS.items() if not needed(cls)]
+)  # varies fastest, so that each network is made once
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_method_runs_on_every_family_or_says_why_not(name, method):
     model = adapted_network(name)
