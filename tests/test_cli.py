@@ -15,10 +15,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from attribkit import Attribution, Unsupported, VisionModel, cli
+from attribkit.demo import TOUR
 from attribkit.methods import METHODS, Gradient
 from attribkit.methods.base import method as made
 from attribkit.removals import REMOVALS
-from attribkit.demo import TOUR
 from attribkit.segments import SEGMENTERS
 
 MODEL = ["--model", "planted/shortcut-95"]

@@ -168,6 +168,7 @@ def test_an_agg_att_figure_has_six_panels_a_row_with_the_cell_outlined_and_one_s
     best, _, middle = (np.asarray(axes.images[0].get_array())[0, 0].tolist() for axes in figure.axes[:3])
     assert best == [252, 255, 164]  # the mean of 100 and 99 is the end of the scale
     assert middle != best
+    assert "≥ 50" in texts(agg_att_figure({"CAM": result._replace(limit=50.0)}))
 
 
 # Leaderboards
@@ -192,6 +193,14 @@ def test_methods_stand_from_the_best_with_dot_interval_and_chance_where_the_numb
     assert "0.8 [0.75, 0.85]" in said
     assert "higher is better" in said
     assert "P · net" in said
+
+
+def test_scores_below_zero_are_on_the_axis_and_long_names_in_full():
+    name = "GaussianSmooth(IntegratedGradients(), kernel=9)"
+    figure = leaderboard_figure([summary(name, -3.0), summary("B()", 1.0)])
+    low, high = figure.axes[0].get_xlim()
+    assert (low, high) == pytest.approx((-3.05 - 0.04 * 4.1, 1.05 + 0.04 * 4.1))
+    assert name in texts(figure)
 
 
 def test_the_lowest_comes_first_where_lower_is_better_and_what_has_no_score_last():

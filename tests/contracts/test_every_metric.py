@@ -206,9 +206,8 @@ def test_the_truth_beats_chance_beats_its_opposite(chosen):
     batch = batch_for(model)
     truth = Oracle("object")(model, batch)
     noise = 0.3 + 0.1 * RandomMap()(model, batch).maps
-    best, middle, worst = (
-        chosen(model, batch, with_maps(maps, truth)) for maps in (truth.maps + 0.1 * noise, noise, 1 - truth.maps + 0.1 * noise)
-    )
+    right, wrong = truth.maps + 0.1 * noise, 1 - truth.maps + 0.1 * noise
+    best, middle, worst = (chosen(model, batch, with_maps(maps, truth)) for maps in (right, noise, wrong))
     assert better(chosen, best.mean(), worst.mean()) and better(chosen, best, middle).all()
     assert not better(chosen, worst.mean(), middle.mean())
 
