@@ -69,7 +69,7 @@ class Finding(NamedTuple):
 
     @property
     def found(self) -> bool:
-        """Above chance on every model, interval and all, which no map can be that knows nothing of the model: the causes exclude each other."""
+        """Above chance on every model, interval and all; their causes exclude each other, so no map is that knows nothing of the model."""
         return all(low > 0.5 for _, low, _ in self.areas)
 
     def __str__(self) -> str:

@@ -1,12 +1,13 @@
 """Which attribution method tells the truth about two networks, on photographs: the tables and pictures of README.md.
 
     python benchmarks/leaderboard.py DATA                       # DATA holds imagenet-samples/, ecssd/ and models/
-    python benchmarks/leaderboard.py DATA --part objects        # also grids, removals; all three otherwise
+    python benchmarks/leaderboard.py DATA --part objects        # also grids, removals, panels; all of them otherwise
     python benchmarks/leaderboard.py DATA --grids 4 --images 16 # a quick look
 
 grids     GridPG, DiFull and DiPart with 2 x 2 photographs that the network is sure of, at the input, the middle and the final layer
 objects   Attention-IoU, energy and pointing on the salient objects of photographs that the network is sure of
 removals  deletion, insertion and ROAD on photographs
+panels    AggAtt of CAM methods on DiFull, whose explained logit sees the first cell alone
 
 Writes every score to benchmarks/results/leaderboard-PART-NETWORK.csv, pictures to benchmarks/pictures/, and prints Markdown tables.
 """
@@ -29,9 +30,24 @@ from typing import Any
 import torch
 
 import attribkit as ak
-from attribkit.methods import XRAI, CounterfactualInfill, GradCAM, IntegratedGradients, LayerMasking, at_layers
+from attribkit.methods import (
+    XRAI,
+    CounterfactualInfill,
+    GradCAM,
+    HiResCAM,
+    IntegratedGradients,
+    LayerCAM,
+    LayerMasking,
+    XGradCAM,
+    at_layers,
+)
 from attribkit.methods import AtLayer as At
 from attribkit.methods.base import Method
+from attribkit.report.aggregated import AggAtt
+from attribkit.report.drawing import png
+from attribkit.report.figures import agg_att_figure
+from attribkit.report.leaderboard import leaderboard_figure
+from attribkit.report.score_figures import box_figure
 from attribkit.report.tables import leaderboard
 from attribkit.scores import Scores
 from attribkit.segments import Squares
@@ -156,7 +172,44 @@ def removals(name: str, given: argparse.Namespace) -> Scores:
         return ak.evaluate(ak.problems.Labelled(model, manifest), methods, metrics, progress=told)
 
 
-PARTS: dict[str, Callable[[str, argparse.Namespace], Scores]] = {"grids": grids, "objects": objects, "removals": removals}
+def panels(name: str, given: argparse.Namespace) -> Scores:
+    """CAM methods where only the first cell can matter; with a picture of where their maps lie."""
+    model = network(name, given)
+    methods = [GradCAM(), XGradCAM(), HiResCAM(), LayerCAM()]
+    collected = {each.brief(): AggAtt(0, 2) for each in methods}
+
+    def watch(_problem: str, by: Method, batch: ak.Batch, maps: ak.Attribution, found: dict[Any, torch.Tensor]) -> None:
+        first = batch.groups["cell"] == 0
+        if by.brief() in collected and bool(first.any()):
+            collected[by.brief()].add(maps.maps[first], next(iter(found.values()))[first])
+
+    with gathered(labelled(given)) as manifest:
+        problem = ak.problems.Disconnected(model, ak.problems.Labelled(model, manifest), count=given.panels, confidence=0.9)
+        scores = ak.evaluate(problem, methods, "LocalizationScore()", watch=watch, progress=told)
+    title = f"DiFull, {name}: the logit sees the upper left cell alone; mean positive maps of {given.panels} grids, by score"
+    figure = agg_att_figure({method: each.result() for method, each in collected.items()}, title=title)
+    (given.out / "pictures" / f"aggatt-{name}.png").write_bytes(png(figure))
+    return scores
+
+
+def pictured(part: str, name: str, scores: Scores, given: argparse.Namespace) -> None:
+    """Box plots of the grids, and a leaderboard of the others."""
+    target = given.out / "pictures" / f"leaderboard-{part}-{name}.png"
+    if part == "grids":
+        rows = [row for row in scores.rows() if row["metric"] == "LocalizationScore()"]
+        boxes: dict[str, dict[str, list[float]]] = {}
+        for problem in dict.fromkeys(row["problem"] for row in rows):
+            for place, level in enumerate(LEVELS):
+                panel = boxes.setdefault(f"{problem}, {level}", {})
+                for method, layers in FIVE.items():
+                    panel[method] = [row["score"] for row in rows if row["problem"] == problem and row["method"] == layers[place].brief()]
+        target.write_bytes(png(box_figure(boxes, title=f"Localisation on grids of photographs, {name}", chance=0.25)))
+    elif part != "panels":
+        figure = leaderboard_figure(scores.table(), comparisons=scores.compare_all(), title=f"{name}, photographs")
+        target.write_bytes(png(figure))
+
+
+PARTS: dict[str, Callable[[str, argparse.Namespace], Scores]] = {"grids": grids, "objects": objects, "removals": removals, "panels": panels}
 
 
 def main() -> None:
@@ -165,17 +218,20 @@ def main() -> None:
     parser.add_argument("--part", action="append", choices=PARTS, help="as often as you like; all otherwise")
     parser.add_argument("--network", action="append", choices=NETWORKS, help="as often as you like; both otherwise")
     parser.add_argument("--grids", type=int, default=12, help="grids of 2 x 2 photographs")
+    parser.add_argument("--panels", type=int, default=50, help="grids behind the AggAtt panels")
     parser.add_argument("--images", type=int, default=64, help="photographs, of the other two parts")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, default=HERE, help="the folder of results/ and pictures/")
     given = parser.parse_args()
-    (given.out / "results").mkdir(parents=True, exist_ok=True)
+    for folder in ("results", "pictures"):
+        (given.out / folder).mkdir(parents=True, exist_ok=True)
     warnings.filterwarnings("ignore", message="layer masking: nothing is left")
     for part in given.part or PARTS:
         for name in given.network or NETWORKS:
             began = time.perf_counter()
             scores = PARTS[part](name, given)
             scores.write_csv(given.out / "results" / f"leaderboard-{part}-{name}.csv")
+            pictured(part, name, scores, given)
             print(f"\n{grid_table(scores, name) if part == 'grids' else f'**{name}**' + chr(10) * 2 + leaderboard(scores)}")
             for failure in scores.failures:
                 print(f"- {failure.id}: {failure.reason}")

@@ -173,6 +173,10 @@ class VisionModel(Lent):
 
     # What may be asked -------------------------------------------------------------------------------------------------------
 
+    def own(self, images: Tensor) -> Tensor:
+        """The part of images or masks (B, C, H, W) that the answer is about: all of them; of grids, for a head, its cell."""
+        return images
+
     def logits(self, images: Tensor) -> Tensor:
         """The model's answer; (B, 3, H, W) -> (B, K)."""
         images, _ = checked(images)

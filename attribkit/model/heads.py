@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..errors import BadInput, Unsupported
 from . import levels
 from .adapter import VisionModel
+from .mosaic import cell_of
 from .rest import FromLayer, Rest, rest_of
 from .tokens import Layout
 
@@ -47,6 +48,11 @@ class Head(VisionModel, ABC):
     def layer(self) -> str:
         """That of the model it is a head of."""
         return self.model.layer
+
+    def own(self, images: Tensor) -> Tensor:
+        """The cell's part of images or masks of grids."""
+        self._cell_size(images.shape)
+        return cell_of(images, self.n, self.cell)
 
     @functools.cached_property
     def cut(self) -> str:

@@ -59,7 +59,7 @@ class LayerMask(Removal):
             if bool(keep.all()):
                 return full_precision(model.answer(images[which]))
             logits, run = self._masked(model, images[which], keep)
-            if not warned and run.last is not None and _vanished(keep, run.last):
+            if not warned and run.last is not None and _vanished(model.own(keep.unsqueeze(1)), run.last):
                 warned = True
                 warnings.warn(_VANISHED.format(model.name, "tokens='any'" if run.tokens else "residual='union'"), stacklevel=2)
             return logits
