@@ -57,15 +57,22 @@ NETWORKS: dict[str, dict[str, Any]] = {"mobilenet_v2": {"mean": 0.5, "std": 0.5}
 SURE = {"mobilenet_v2": 0.99, "squeezenet1_0": 0.9}  # of its class, for a photograph to be a cell; SqueezeNet is sure of few
 LEVELS = ("input", "middle", "final")
 
-IG = IntegratedGradients(steps=20)
-FIDO = CounterfactualInfill(steps=30, samples=4, cell=8)
+IG = IntegratedGradients(steps=10)
+FIDO = {"steps": 20, "samples": 2}
 # The five named methods at the three layers; parts of the image are as large as the grid there makes them.
 FIVE: dict[str, tuple[Method, ...]] = {
     "Grad-CAM": at_layers(GradCAM()),
     "Integrated Gradients": at_layers(IG),
     "XRAI": at_layers(XRAI(method=IG, algorithm="fast")),
-    "Counterfactual in-fill": (FIDO, *(At(CounterfactualInfill(steps=30, samples=4, cell=1), layer=layer) for layer in LEVELS[1:])),
-    "Layer masking": (LayerMasking(Squares(32)), At(LayerMasking(Squares(4)), layer="middle"), At(LayerMasking(Squares(1)), layer="final")),
+    "Counterfactual in-fill": (
+        CounterfactualInfill(**FIDO, cell=8),
+        *(At(CounterfactualInfill(**FIDO, cell=1), layer=layer) for layer in LEVELS[1:]),
+    ),
+    "Layer masking": (
+        LayerMasking(segmenter=Squares(56)),
+        At(LayerMasking(segmenter=Squares(8)), layer="middle"),
+        At(LayerMasking(segmenter=Squares(2)), layer="final"),
+    ),
 }
 
 
@@ -168,7 +175,7 @@ def removals(name: str, given: argparse.Namespace) -> Scores:
     some = [every[place * len(every) // given.images] for place in range(given.images)]
     with gathered(some) as manifest:
         methods = [row[0] if not isinstance(row[0], GradCAM) else GradCAM() for row in FIVE.values()]
-        metrics = ["Deletion()", "Insertion()", "ROAD()", "Deletion(removal=LayerMask())"]
+        metrics = ["Deletion()", "Insertion()", "ROAD()"]
         return ak.evaluate(ak.problems.Labelled(model, manifest), methods, metrics, progress=told)
 
 
@@ -217,9 +224,9 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="the folder that holds imagenet-samples/, ecssd/ and models/")
     parser.add_argument("--part", action="append", choices=PARTS, help="as often as you like; all otherwise")
     parser.add_argument("--network", action="append", choices=NETWORKS, help="as often as you like; both otherwise")
-    parser.add_argument("--grids", type=int, default=12, help="grids of 2 x 2 photographs")
+    parser.add_argument("--grids", type=int, default=4, help="grids of 2 x 2 photographs")
     parser.add_argument("--panels", type=int, default=50, help="grids behind the AggAtt panels")
-    parser.add_argument("--images", type=int, default=64, help="photographs, of the other two parts")
+    parser.add_argument("--images", type=int, default=32, help="photographs, of the other two parts")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, default=HERE, help="the folder of results/ and pictures/")
     given = parser.parse_args()

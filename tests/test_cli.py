@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -14,10 +12,11 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from attribkit import Attribution, Unsupported, VisionModel, cli
-from attribkit.demo import TOUR
-from attribkit.methods import METHODS, Gradient
+from attribkit import Attribution, cli
+from attribkit.demo import TOUR, Finding
+from attribkit.methods import METHODS
 from attribkit.methods.base import method as made
+from attribkit.metrics import METRICS
 from attribkit.removals import REMOVALS
 from attribkit.segments import SEGMENTERS
 
@@ -310,6 +309,14 @@ def test_list_says_what_a_thing_needs_and_costs_and_where_it_runs(capsys):
     assert all(cls.paper in removals[name] for name, cls in REMOVALS.items())
 
 
+def test_list_says_what_a_metric_means(capsys):
+    run("list", "metrics", "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert set(found) == set(METRICS)
+    assert "faithfulness; lower is better; costs a forward per step" in found["deletion"] and "arXiv:2503.19846" in found["attention_iou"]
+    assert "localisation; higher is better; 0.5 says nothing; costs nothing" in found["pixel_auc"]
+
+
 def test_precision_is_an_option_of_the_model(photos, tmp_path, capsys):
     run("explain", photos, *MODEL, "--precision", "bf16", "--limit", 1, "--out", tmp_path / "out")
     assert json.loads((tmp_path / "out" / "run.json").read_text())["runs"][0]["methods"]["grad_cam"]["facts"]["precision"] == "bfloat16"
@@ -317,7 +324,7 @@ def test_precision_is_an_option_of_the_model(photos, tmp_path, capsys):
     assert "'fp8' is not one of 'float32', 'bf16'" in capsys.readouterr().err
 
 
-def test_demo_explains_two_models_by_the_methods_of_its_tour(tmp_path, capsys):
+def test_demo_explains_two_models_by_the_methods_of_its_tour_and_scores_them(tmp_path, capsys):
     run("demo", "--out", tmp_path / "demo", "--count", 2, "--json")
     done = json.loads(capsys.readouterr().out)
     assert "planted/shortcut-95 is right on" in done["verdict"]
@@ -325,65 +332,18 @@ def test_demo_explains_two_models_by_the_methods_of_its_tour(tmp_path, capsys):
     for model in ("planted-shortcut-95", "planted-shortcut-50"):
         assert {path.name for path in (tmp_path / "demo" / model).iterdir()} == {*names, "maps", "compare.png"}
     assert len(list((tmp_path / "demo" / "images").glob("*.png"))) == 2
-    assert (tmp_path / "demo" / "report.html").stat().st_size > 20_000
+    page = (tmp_path / "demo" / "report.html").read_text()
+    assert len(page) > 20_000 and "Which methods find what each model looks at" in page
+    found = {each["method"]: each for each in done["findings"]}
+    assert len(found) == len(TOUR)  # an oracle knows one region, and so is not scored on both models
+    controls = [each for each in found.values() if each["control"]]
+    assert len(controls) == 3 and not any(each["found"] for each in controls)
+    for each in found.values():
+        assert each["found"] == all(low > 0.5 for _, low, _ in each["areas"])
+        assert all(0 <= low <= mean <= high <= 1 for mean, low, high in each["areas"])
 
 
-def test_an_interrupted_run_is_known_to_the_next(photos, monkeypatch, capsys):
-    import attribkit.report.album as album
-
-    calls, whole = [], album.overlay_figure
-
-    def stop(*arguments, **settings):
-        calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return whole(*arguments, **settings)
-
-    monkeypatch.setattr(album, "overlay_figure", stop)
-    run("explain", photos, *MODEL, "--method", "edge_map", "--out", photos / "out", code=130)
-    run("explain", photos, *MODEL, "--method", "edge_map", "--out", photos / "out", "--json")
-    done = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert [row["id"] for row in done["images"]] == ["0.png", "1.png", "2.png"]
-
-
-def test_interrupted_is_exit_code_130(photos, tmp_path, monkeypatch, capsys):
-    def stop(*_arguments, **_settings):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("attribkit.explaining.stream_images", stop)
-    run("explain", photos, *MODEL, "--out", tmp_path / "out", code=130)
-    assert "interrupted" in capsys.readouterr().err
-
-
-def test_installed_command_and_module_answer():
-    for command in ([sys.executable, "-m", "attribkit"], [os.path.join(os.path.dirname(sys.executable), "attribkit")]):
-        done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
-        assert done.stdout.startswith("attribkit, version ")
-
-
-def test_a_method_that_is_not_for_the_model_is_left_out_and_said(photos, tmp_path, capsys):
-    refused = 'Captum("GuidedBackprop")'  # planted ViTs have no ReLU
-    vit = ["--model", "planted/vit-95", "--limit", "1", "--out", tmp_path / "out"]
-    run("explain", photos, *vit, "--method", refused, "--method", "gradient", code=3)
-    shown = capsys.readouterr()
-    assert "failed: Captum(method='GuidedBackprop'): captum's GuidedBackprop changes modules of torch.nn.ReLU" in shown.err
-    assert (tmp_path / "out" / "gradient").is_dir() and not (tmp_path / "out" / "captum").exists()
-    run("explain", photos, *vit, "--method", refused, code=2)
-    run("explain", photos, *vit, "--method", refused, "--method", 'Captum("Deconvolution")', code=2)
-    assert "GuidedBackprop changes modules" in (error := capsys.readouterr().err) and "Deconvolution changes modules" in error
-
-
-def test_a_batch_that_a_method_refuses_costs_its_images_and_not_the_run(photos, tmp_path, monkeypatch, capsys):
-    whole, calls = Gradient._maps, []
-
-    def second_refused(self, model, images, targets):
-        calls.append(len(images))
-        if len(calls) == 2:
-            raise Unsupported("not this one")
-        return whole(self, model, images, targets)
-
-    monkeypatch.setattr(Gradient, "_maps", second_refused)
-    monkeypatch.setattr(VisionModel, "max_rows", 2)
-    run("explain", photos, *MODEL, "--method", "gradient", "--out", tmp_path / "out", code=3)
-    assert (tmp_path / "out" / "failures.csv").read_text().splitlines()[1:] == ["2.png,explain,not this one"]
-    assert (tmp_path / "out" / "report.html").is_file()
+@pytest.mark.parametrize(("areas", "found"), [(((0.8, 0.6, 0.9), (0.7, 0.51, 0.9)), True), (((0.9, 0.8, 1.0), (0.6, 0.5, 0.7)), False)])
+def test_a_method_finds_the_cause_when_both_intervals_lie_above_chance(areas, found):
+    assert Finding("GradCAM()", False, areas).found is found
+    assert ("finds it" in str(Finding("GradCAM()", False, areas))) is found

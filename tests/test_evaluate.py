@@ -6,9 +6,11 @@ import dataclasses
 import gc
 import weakref
 
+import numpy as np
 import pytest
 import torch
 from models import Dead, GapCNN, LinearModel, adapted
+from PIL import Image
 from torch import Tensor
 
 import attribkit as ak
@@ -248,3 +250,60 @@ def test_an_oracle_is_no_method_inside_another():
 def test_a_control_asked_for_by_name_stays_a_control():
     scores = ak.evaluate(Drawn(adapted(GapCNN())), ["random_map", RandomMap(seed=3), "gradient"], "sparseness")
     assert scores.controls >= {"RandomMap()", "RandomMap(seed=3)"} and "Gradient()" not in scores.controls
+
+
+class Breaking(Drawn):
+    """Ends after its first batch."""
+
+    def __iter__(self):
+        for number, each in enumerate(super().__iter__()):
+            if number:
+                raise BadInput("the second batch cannot be had")
+            yield each
+
+
+def test_a_problem_that_cannot_go_on_is_told_and_others_have_their_turn():
+    model = adapted(GapCNN())
+    broken = Breaking(model)
+    broken.label = "broken"
+    scores = ak.evaluate([broken, Drawn(model)], "gradient", "sparseness", controls=False)
+    assert {(row["problem"], row["id"]) for row in scores.rows()} == {("broken", f"i{row}") for row in range(3)} | {
+        ("drawn", f"i{row}") for row in range(7)
+    }
+    (failure,) = scores.failures
+    assert failure == ("broken", "problem", "the second batch cannot be had")
+
+
+def test_what_ends_the_only_problem_before_its_first_score_is_raised():
+    class Never(Drawn):
+        def __iter__(self):
+            yield from ()
+            raise BadInput("two classes are too few for a grid")
+
+    with pytest.raises(BadInput, match="two classes are too few for a grid"):
+        ak.evaluate(Never(adapted(GapCNN())), "gradient", "sparseness")
+
+
+def test_images_that_cannot_be_read_are_failures_of_the_scores(tmp_path):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (30, 50, 3), np.uint8))
+    image.save(tmp_path / "good.png")
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    (tmp_path / "list.csv").write_text("path,label,box:object\ngood.png,1,0 0 20 20\nbad.png,2,0 0 20 20\n")
+    scores = ak.evaluate(ak.problems.Labelled(adapted(GapCNN()), tmp_path / "list.csv"), "gradient", "energy_inside", controls=False)
+    assert [row["id"] for row in scores.rows()] == ["good.png"]
+    assert [(failure.id, failure.stage) for failure in scores.failures] == [("bad.png", "read")]
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_grids_are_evaluated_by_the_head_of_each_cell(part):
+    """DiFull: the gradient at the input ends at the cell. DiPart: the lower right cell's features see a row above and a column before it."""
+    model = adapted(GapCNN(), size=(16, 24))
+    images = torch.randn(12, 3, 16, 24, generator=torch.Generator().manual_seed(0))
+    known = Batch(images, Targets(model.logits(images).argmax(1)), tuple(f"i{row}" for row in range(12)))
+    problem = ak.problems.Disconnected(model, [known], n=2, count=2, part=part, confidence=0.0)
+    scores = ak.evaluate(problem, ["gradient", "grad_cam"], "localization_score", controls=False)
+    assert len(scores) == 2 * 2 * 2 and {row["model"] for row in scores.rows()} == {"GapCNN"}
+    inside = {(row["id"], row["cell"]): row["score"] for row in scores.rows() if row["method"] == "Gradient()"}
+    assert {cell for _, cell in inside} == {0, 3} and len(inside) == 4
+    assert all((score == 1) == (not part or cell == 0) for (_, cell), score in inside.items())
+    assert all(score > 0.5 for score in inside.values())
