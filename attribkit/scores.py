@@ -17,9 +17,13 @@ from .batch import Batch
 from .errors import BadInput, Unavailable, UnknownName
 from .files import write_whole
 from .scoring.files import FIXED, read_table, written_table
-from .scoring.parts import Column, Images, Part, joined
+from .scoring.parts import Column, Images, Part, joined, pile
 from .scoring.resampling import effect, holm, intervals, sign_flips
 from .scoring.summaries import Comparison, Label, Listing, Place, Summary
+
+# So many batches' scores may wait where they are, since to fetch each would wait for the device, and since small tensors that stay, each
+# between large ones that go, keep the memory of those from being used again.
+WAITING = 256
 
 
 class Key(NamedTuple):
@@ -42,7 +46,7 @@ class Failure(NamedTuple):
 class Scores:
     """Scores of images, in single precision, and what can be said of them.
 
-    `add` keeps tensors where they are; they come to the host together when something is first asked. A score that is not finite counts as
+    `add` keeps tensors where they are; they come to the host together, many at a time. A score that is not finite counts as
     undefined. `failures` lists what could not be done, `controls` the methods that are a floor or a ceiling. Methods, metrics and
     problems are named as they print themselves; case, underscores and an empty "()" do not matter ("grad_cam" finds "GradCAM()").
     Intervals and tests are those of `scoring.resampling`, from a fixed seed over the images in the order of their ids, so that neither
@@ -53,8 +57,9 @@ class Scores:
         self.controls: set[str] = set(controls)
         self.failures: list[Failure] = []
         self._images = Images()
-        self._columns: dict[Key, Column] = {}
+        self._piles: dict[Key, list[Column]] = {}
         self._parts: dict[Key, list[Part]] = {}
+        self._waiting = 0
         self._higher: dict[str, bool] = {}
 
     def add(  # noqa: PLR0913 - what is added, and what is known of it
@@ -80,6 +85,9 @@ class Scores:
         self._images.claim(key, about.index, self._allowed(key))
         self._higher[key.metric] = higher_is_better
         self._parts.setdefault(key, []).append(Part(about, values.detach(), None if chances is None else chances.detach()))
+        self._waiting += 1
+        if self._waiting >= WAITING:
+            self._collect()
         if control:
             self.controls.add(key.method)
 
@@ -93,7 +101,7 @@ class Scores:
 
     def keys(self) -> list[Key]:
         """What there are scores of, in the order in which they came; looks at no score."""
-        return list(dict.fromkeys([*self._columns, *self._parts]))
+        return list(dict.fromkeys([*self._piles, *self._parts]))
 
     def __len__(self) -> int:
         """How many rows there are."""
@@ -114,8 +122,7 @@ class Scores:
         """One of several, which share no row."""
         whole = cls()
         for each in several:
-            each._read()
-            for key, column in each._columns.items():
+            for key, column in each._read().items():
                 whole._enter(key, each._images.names(column.index), column, each._higher[key.metric])
             whole.controls |= each.controls
             whole.failures += each.failures
@@ -126,16 +133,19 @@ class Scores:
         index = self._images.index(ids)
         self._images.claim(key, index, self._allowed(key))
         self._higher[key.metric] = higher
-        column = dataclasses.replace(column, index=index)
-        self._columns[key] = column if key not in self._columns else joined([self._columns[key], column])
+        pile(self._piles.setdefault(key, []), dataclasses.replace(column, index=index))
+
+    def _collect(self) -> None:
+        """Move what has come since the last time to the host."""
+        for key, column in Part.hosted(self._parts).items():
+            pile(self._piles.setdefault(key, []), column)
+        self._parts, self._waiting = {}, 0
 
     def _read(self) -> dict[Key, Column]:
-        """Every score on the host; what has come since the last time is moved there now."""
-        if self._parts:
-            for key, column in Part.hosted(self._parts).items():
-                self._columns[key] = column if key not in self._columns else joined([self._columns[key], column])
-            self._parts = {}
-        return self._columns
+        """Every score, on the host."""
+        self._collect()
+        self._piles = {key: [joined(columns)] for key, columns in self._piles.items()}
+        return {key: column for key, (column,) in self._piles.items()}
 
     # Rows ------------------------------------------------------------------------------------------------------------------------------
 
@@ -150,7 +160,7 @@ class Scores:
         A label is None where the image has none, a chance NaN.
         """
         groups = self.groups
-        for key, column in self._columns.items():
+        for key, column in self._read().items():
             after = {"higher_is_better": self._higher[key.metric], "control": key.method in self.controls}
             labels = [column.groups.get(name, [None] * len(column)) for name in groups]
             parts = (self._images.names(column.index), column.targets.tolist(), column.scores.tolist(), column.chances.tolist(), *labels)
@@ -205,8 +215,9 @@ class Scores:
         if by is not None and by not in self.groups:
             raise UnknownName("group", by, self.groups)
         parts: list[tuple[Key, Label | None, Column]] = []
+        columns = self._read()
         for key in chosen:
-            whole = self._columns[key].sorted(self._images.places)
+            whole = columns[key].sorted(self._images.places)
             parts += [(key, None, whole)] if by is None else [(key, label, part) for label, part in whole.by(by)]
         ends = intervals([part.defined for _, _, part in parts])
         rows = zip(parts, ends.tolist(), strict=True)
@@ -265,7 +276,8 @@ class Scores:
 
     def _compared(self, family: dict[str, Key], pairs: list[tuple[str, str]]) -> list[Comparison]:
         """Pairs of the methods of one problem, model and metric, as one family of tests."""
-        columns = {name: self._columns[family[name]].sorted(self._images.places) for name in dict.fromkeys(sum(pairs, ()))}
+        every = self._read()
+        columns = {name: every[family[name]].sorted(self._images.places) for name in dict.fromkeys(sum(pairs, ()))}
         differences = [columns[a].minus(columns[b]) for a, b in pairs]
         chances = sign_flips(differences)
         measured = zip(pairs, differences, intervals(differences).tolist(), chances.tolist(), holm(chances).tolist(), strict=True)

@@ -296,7 +296,7 @@ def test_images_that_cannot_be_read_are_failures_of_the_scores(tmp_path):
 
 @pytest.mark.parametrize("part", [0, 1])
 def test_grids_are_evaluated_by_the_head_of_each_cell(part):
-    """DiFull: the gradient at the input ends at the cell. DiPart: the lower right cell's features see a row above and a column before it."""
+    """DiFull: the gradient at the input ends at the cell. DiPart: the lower right cell sees a row and a column before it."""
     model = adapted(GapCNN(), size=(16, 24))
     images = torch.randn(12, 3, 16, 24, generator=torch.Generator().manual_seed(0))
     known = Batch(images, Targets(model.logits(images).argmax(1)), tuple(f"i{row}" for row in range(12)))

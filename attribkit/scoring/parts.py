@@ -131,11 +131,20 @@ class Column:
 
 def joined(columns: Sequence[Column]) -> Column:
     """Several columns, one below the other."""
+    if len(columns) == 1:
+        return columns[0]
     names = dict.fromkeys(name for each in columns for name in each.groups)
     groups = {name: np.concatenate([each.groups.get(name, np.full(len(each), None)) for each in columns]) for name in names}
     arrays = ([getattr(each, field) for each in columns] for field in ("index", "targets", "scores", "chances"))
     index, targets, scores, chances = map(np.concatenate, arrays)
     return Column(index, targets, groups, scores, chances)
+
+
+def pile(columns: list[Column], column: Column) -> None:
+    """Lay a column on others, joined with those that are no longer: however many come, few lie there."""
+    columns.append(column)
+    while len(columns) > 1 and len(columns[-1]) >= len(columns[-2]):
+        columns[-2:] = [joined(columns[-2:])]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

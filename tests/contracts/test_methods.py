@@ -304,7 +304,7 @@ def test_settings_are_plain_values_that_print_as_they_are_read(chosen):
     with pytest.raises(dataclasses.FrozenInstanceError, match="cannot assign"):
         chosen.name = "another"
     fields = {field.name for field in dataclasses.fields(chosen)}
-    own = {name for name in vars(type(chosen)) if not name.startswith("_")} - {"name", "paper", "cost", "needs", "signed"} - fields
+    own = {name for name in vars(type(chosen)) if not name.startswith("_")} - {"name", "paper", "cost", "needs", "signed", "local"} - fields
     assert not own, "a method is its settings and one hook"
     with pytest.raises(TypeError, match="is final"):
         type("Extended", (type(chosen),), {})
