@@ -37,7 +37,7 @@ class Subject(NamedTuple):
 
 
 SUBJECTS = (
-    Subject("planted/shortcut-95", "leans on the background", "background"),
+    Subject("planted/shortcut-100", "always found the answer in the background", "background"),
     Subject("planted/shortcut-50", "had to learn the object", "object"),
 )
 # One of each kind, with as many samples as images of this size need; then the controls, which ask the model nothing.

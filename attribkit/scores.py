@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -175,10 +175,16 @@ class Scores:
                     **after,
                 }
 
+    def name_groups(self, problem: str, names: Mapping[str, Sequence[str]]) -> None:
+        """Put names in the place of the codes, 0, 1, ..., of groups of a problem's images; an image whose name is empty has no label."""
+        if names:
+            self._piles = {key: [column.named(names) if key.problem == problem else column] for key, column in self._read().items()}
+
     def write_csv(self, path: str | Path) -> Path:
         """Write the rows as CSV, UTF-8, which `read_csv` reads back as they are; the file appears once it is complete.
 
-        Nothing is escaped for spreadsheet programs, which take an id such as "=1+1" for a formula: ids stay what they are.
+        `failures` are not in it. Nothing is escaped for spreadsheet programs, which take an id such as "=1+1" for a formula: ids stay
+        what they are.
         """
         return write_whole(path, written_table(self.rows(), self.groups))
 
@@ -301,10 +307,12 @@ class Scores:
 
 
 def _summary(key: Key, label: Label | None, part: Column, ends: tuple[float, float], higher: bool) -> Summary:
-    values, chances = part.defined, part.chances[~np.isnan(part.chances)].astype(np.float64)
+    values, chances = part.defined, part.chances[np.isfinite(part.scores)].astype(np.float64)  # of the same images
+    chances = chances[~np.isnan(chances)]
     mean, median = (float(values.mean()), float(np.median(values))) if len(values) else (float("nan"),) * 2
     chance = float(chances.mean()) if len(chances) else float("nan")
-    return Summary(*key, label, mean, *ends, median, len(values), len(part) - len(values), chance, higher)
+    std = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
+    return Summary(*key, label, mean, *ends, median, std, len(values), len(part) - len(values), chance, higher)
 
 
 def _families(keys: Sequence[Key]) -> dict[tuple[str, str, str], dict[str, Key]]:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
 import shutil
 import sys
 import tempfile
@@ -85,17 +84,18 @@ def network(name: str, given: argparse.Namespace) -> ak.VisionModel:
 @contextmanager
 def gathered(files: Iterable[tuple[Path, str, Path | None]]) -> Iterator[Path]:
     """A manifest of (photograph, label, mask or None) beside copies of them, for as long as it is needed."""
-    with tempfile.TemporaryDirectory() as folder:
-        rows = []
+    with tempfile.TemporaryDirectory() as temporary:
+        rows, folder = [], Path(temporary) / "photographs"  # the folder's name is part of the problem's, in the tables
+        folder.mkdir()
         for photograph, label, mask in files:
             names = [photograph.name, label]
             shutil.copy(photograph, folder)
             if mask is not None:
                 names.append(f"masks/{mask.name}")
-                os.makedirs(f"{folder}/masks", exist_ok=True)
-                shutil.copy(mask, f"{folder}/masks")
+                (folder / "masks").mkdir(exist_ok=True)
+                shutil.copy(mask, folder / "masks")
             rows.append(names)
-        manifest = Path(folder) / "manifest.csv"
+        manifest = folder / "manifest.csv"
         with manifest.open("w", newline="") as file:
             csv.writer(file).writerows([["path", "label", "mask:object"][: len(rows[0])], *rows])
         yield manifest

@@ -229,6 +229,7 @@ ROOMS: dict[str, tuple[str, dict[str, str]]] = {
         {
             "model/weights.py": "damaged files raise a dozen types",
             "images.py": "damaged files raise half a dozen types",
+            "evaluating.py": "whatever a model, a method or a metric raises is a failure of that one, and the scores of others stay",
             "cli.py": "whatever goes wrong is one line for the person, with --traceback to see the rest",
         },
     ),

@@ -16,6 +16,7 @@ from torch.testing import assert_close
 
 from attribkit import Attribution, BadInput, Batch, Targets
 from attribkit.errors import UnknownName
+from attribkit.maps import positive, resize, unit_range
 from attribkit.methods import GradCAM, Gradient
 from attribkit.metrics import AttentionIoU, HeatmapIoU, attention_iou, attention_iou_pairs
 
@@ -210,6 +211,13 @@ def test_chance_is_the_score_of_a_uniform_map():
     assert_close(found[2], (4 / (3 + 1 / regions[2].bool().double().mean())).float())
 
 
+def test_at_the_maps_own_grid_there_is_no_chance_without_the_map():
+    # The region's share of a coarse grid is another: a constant number would belong to a score that is not given.
+    batch = batch_of(torch.zeros(3, 3, *SIZE), squares())
+    assert AttentionIoU(resolution="map").chances(batch) is None and AttentionIoU(resolution="map", empty="skip").chances(batch) is None
+    assert AttentionIoU().chances(batch) is not None
+
+
 # The heatmap score ----------------------------------------------------------------------------------------------------------------
 
 
@@ -242,6 +250,20 @@ def test_two_labels_have_the_overlap_of_their_maps(resolution):
     found = HeatmapIoU(2, resolution)(model, batch, maps, method)
     assert_close(found, published(*both).float(), rtol=1e-4, atol=1e-5, equal_nan=True)
     assert found[2] == 1 and (found[[1, 3, 4]] < 1).all()  # of the first image Grad-CAM has nothing above zero
+
+
+def test_pairs_of_maps_that_are_prepared_as_it_says_have_the_heatmap_scores():
+    model, method = adapted(GapCNN()), GradCAM()
+    batch = batch_of(torch.randn(5, 3, *SIZE))
+    of_all = [method(model, dataclasses.replace(batch, targets=Targets(torch.full((5,), label)))) for label in range(3)]
+    prepared = torch.stack([unit_range(resize(unit_range(positive(each.maps)), SIZE)) for each in of_all], 1)
+    found, bare = attention_iou_pairs(prepared), attention_iou_pairs(torch.stack([each.at() for each in of_all], 1))
+    for label, maps in enumerate(of_all):
+        own = dataclasses.replace(batch, targets=maps.targets)
+        for other in range(3):
+            assert_close(found[:, label, other], HeatmapIoU(other)(model, own, maps, method), equal_nan=True)
+    told = ~found.isnan()
+    assert told.sum() > 9 and ((found - bare).abs()[told] > 1e-3).any()  # which are other scores
 
 
 @pytest.mark.parametrize("kind", ["evidence", "probability"])

@@ -327,9 +327,9 @@ def test_precision_is_an_option_of_the_model(photos, tmp_path, capsys):
 def test_demo_explains_two_models_by_the_methods_of_its_tour_and_scores_them(tmp_path, capsys):
     run("demo", "--out", tmp_path / "demo", "--count", 2, "--json")
     done = json.loads(capsys.readouterr().out)
-    assert "planted/shortcut-95 is right on" in done["verdict"]
+    assert "planted/shortcut-100 is right on" in done["verdict"]
     names = {made(text).name for text in TOUR} | {"counterfactual_infill.counterfactual"}
-    for model in ("planted-shortcut-95", "planted-shortcut-50"):
+    for model in ("planted-shortcut-100", "planted-shortcut-50"):
         assert {path.name for path in (tmp_path / "demo" / model).iterdir()} == {*names, "maps", "compare.png"}
     assert len(list((tmp_path / "demo" / "images").glob("*.png"))) == 2
     page = (tmp_path / "demo" / "report.html").read_text()

@@ -11,8 +11,9 @@ from models import SIZE, Dead, GapCNN, LinearModel, Recorded, adapted
 from torch import Tensor, nn
 
 from attribkit import Attribution, BadInput, Batch, Targets
-from attribkit.methods import Gradient, InputXGradient, IntegratedGradients, RandomMap
+from attribkit.methods import AtLayer, GradCAM, Gradient, InputXGradient, IntegratedGradients, RandomMap
 from attribkit.metrics import CompletenessGap, Infidelity, SensitivityN, completeness_gap, infidelity, sensitivity_n
+from attribkit.metrics.draws import keys_of
 from attribkit.metrics.parts import Grid, Parts, correlation, lost_in_rounding, over_image, without_parts
 from attribkit.noise import keys, normal, uniform
 from attribkit.removals import Constant, Generator, ImageMean
@@ -139,8 +140,8 @@ def test_parts_are_summed_and_removed_by_the_same_mask():
         return uniform(key, 36) < 0.3
 
     with model.studied():
-        sums, scores = without_parts(model, batch, maps, ImageMean(), Parts(grid, 4, drawn, 7))
-    key = keys(batch.images, 7)
+        key = keys(batch.images, 7)
+        sums, scores = without_parts(model, batch, maps, ImageMean(), Parts(grid, 4, drawn, key))
     torch.testing.assert_close(torch.cat([each for each, _ in seen]), (key.unsqueeze(1) + torch.arange(4)).flatten(), rtol=0, atol=0)
     assert torch.cat([place for _, place in seen]).tolist() == [0, 1, 2, 3] * 3
     for place in range(4):
@@ -193,12 +194,41 @@ def test_sensitivity_n_takes_parts_of_the_sizes_asked_for():
 
 
 @pytest.mark.parametrize(
-    "metric", [Infidelity(samples=10), Infidelity(kind="cells", samples=10), Infidelity(kind="noise", samples=10), SensitivityN(samples=10)]
+    "metric",
+    [
+        Infidelity(samples=10),
+        Infidelity(kind="cells", samples=10),
+        Infidelity(kind="noise", samples=10, scaled=False),  # scaled, a map that says the opposite has 1 under any draw
+        SensitivityN(samples=10),
+    ],
 )
 def test_another_seed_makes_other_draws(metric):
     model, batch = adapted(GapCNN()), some()
     maps = InputXGradient()(model, batch)
     assert (metric(model, batch, maps) != dataclasses.replace(metric, seed=1)(model, batch, maps)).all()
+
+
+@pytest.mark.parametrize("metric", [Infidelity(kind="cells", samples=1, cells=40), SensitivityN(shares=(0.5,), samples=2, cells=40)])
+def test_parts_have_nothing_of_a_random_map_of_the_same_seed(metric):
+    # Cells of one pixel each, drawn in the order of the map's own pixels.
+    model, batch, recording = adapted(GapCNN()), some(16), Recording()
+    control = RandomMap()(model, batch)
+    dataclasses.replace(metric, removal=Generator(recording))(model, batch, control)
+    first = recording.removed().view(16, -1, SIZE[0] * SIZE[1])[:, 0]
+    assert 0.4 < first.float().mean() < 0.6
+    assert correlation(first.float(), control.maps.flatten(1)).mean().abs() < 4 / math.sqrt(16 * SIZE[0] * SIZE[1])
+
+
+def test_noise_has_nothing_of_a_random_map_of_the_same_seed():
+    module, batch, seen = GapCNN(), some(16), []
+    model = adapted(module, max_rows=16)
+    control = RandomMap()(model, batch)
+    module.register_forward_pre_hook(lambda _module, given: seen.append(given[0].clone()))
+    Infidelity(kind="noise", samples=1)(model, batch, control)
+    noise = (batch.images - seen[-1])[:, 0].flatten(1)
+    assert noise.std() > 0.1
+    for drawn in (noise, noise.abs()):  # the size of a normal draw comes from a uniform one
+        assert correlation(drawn, control.maps.flatten(1)).mean().abs() < 4 / math.sqrt(16 * SIZE[0] * SIZE[1])
 
 
 def test_a_resized_map_holds_what_it_held():
@@ -260,9 +290,11 @@ def test_infidelity_is_captums():
     module, batch, samples = GapCNN().double().eval(), some(dtype=torch.float64), 7
     model = adapted(module)
     gradient = model.gradient(batch.images, batch.targets)
-    draws = [normal(keys(batch.images, 0) + sample, SIZE[0] * SIZE[1]).view(3, 1, *SIZE).double() for sample in range(samples)]
+    draws = [
+        normal(keys_of("infidelity", batch.images, 0) + sample, SIZE[0] * SIZE[1]).view(3, 1, *SIZE).double() for sample in range(samples)
+    ]
     spread = (batch.images.amax((1, 2, 3)) - batch.images.amin((1, 2, 3))).view(3, 1, 1, 1)
-    noise = (0.1 * spread * torch.stack(draws, 1).flatten(0, 1).view(3, samples, 1, *SIZE).flatten(1, 2)).view(3 * samples, 1, *SIZE)
+    noise = (0.01 * spread * torch.stack(draws, 1).flatten(0, 1).view(3, samples, 1, *SIZE).flatten(1, 2)).view(3 * samples, 1, *SIZE)
     noise = noise.expand(-1, 3, -1, -1)
 
     def perturbed(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -272,7 +304,7 @@ def test_infidelity_is_captums():
     maps = mapped(gradient.sum(1), batch)
     for scaled in (False, True):
         expected = library.infidelity(module, perturbed, batch.images, gradient, normalize=scaled, **asked)
-        found = Infidelity(kind="noise", samples=samples, scaled=scaled, normalised=False)(model, batch, maps)
+        found = Infidelity(kind="noise", noise=0.01, samples=samples, scaled=scaled, normalised=False)(model, batch, maps)
         torch.testing.assert_close(found.double(), expected.detach(), rtol=1e-5, atol=0)  # maps and scores are float32
         predicted = (noise * gradient.repeat_interleave(samples, 0)).sum((1, 2, 3)).view(3, -1)
         rows = batch.targets.index.repeat_interleave(samples)
@@ -337,6 +369,17 @@ def test_completeness_of_integrated_gradients_is_that_of_its_baseline():
     torch.testing.assert_close(
         CompletenessGap("black")(model, batch, halved), CompletenessGap("black")(model, batch, maps), rtol=1e-3, atol=1e-5
     )
+
+
+def test_maps_of_a_layer_add_up_to_another_difference():
+    module, batch = Recorded(GapCNN()), some()
+    model, inner = adapted(module), IntegratedGradients(steps=200)
+    for by in (AtLayer(inner), AtLayer(inner, layer="middle"), GradCAM()):
+        maps = by(model, batch)
+        module.rows.clear()
+        assert CompletenessGap()(model, batch, maps).isnan().all() and not module.rows  # nothing is asked for nothing
+    for by in (inner, AtLayer(inner, layer="input")):
+        assert CompletenessGap()(model, batch, by(model, batch)).max() < 0.02
 
 
 def test_an_image_that_is_its_own_baseline_has_no_gap():

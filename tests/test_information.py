@@ -165,6 +165,34 @@ def test_images_that_say_nothing_are_skipped(sure):
     assert lax.isfinite().tolist() == [True, True, False, False, False]  # black is surer of class 1 than the fourth is
 
 
+class Forgetful(nn.Module):
+    """As sure of class 0 of what shows at most `few` pixels as of what shows all; of anything between, of class 1."""
+
+    def __init__(self, few):
+        super().__init__()
+        self.few = few
+
+    def forward(self, images):
+        shown = (images > -0.99).any(1).flatten(1).sum(1)
+        sure = (shown <= self.few) | (shown == images.shape[2] * images.shape[3])
+        return torch.stack([torch.where(sure, 5.0, -5.0), torch.zeros(len(images))], 1)
+
+
+@pytest.mark.parametrize("how", [SIC, AIC], ids=lambda each: each.name)
+def test_an_image_whose_blur_gets_as_much_is_skipped(how):
+    # What lies between gets less than both, so that only the comparison of the two tells that there is nothing to gain.
+    batch = batch_of(pictures(3).clamp_min(100), torch.zeros(3, dtype=torch.int64))
+    always = _always_shown(batch.images, 0)
+    maps = torch.rand(3, *SIZE).masked_fill(always, -1)
+    few = int(always.sum((1, 2)).max())
+    model = adapted(Forgetful(few), size=SIZE)
+    shown = torch.where(always.unsqueeze(1), batch.images, -1)
+    assert model.logits(torch.cat((batch.images, shown))).argmax(1).tolist() == [0] * 6
+    assert scored(how(Constant("black")), model, batch, maps).isnan().all()
+    none = adapted(Forgetful(0), size=SIZE)  # the same, but for the blur
+    assert scored(how(Constant("black")), none, batch, maps).isfinite().all()
+
+
 @pytest.mark.parametrize("how", [SIC(confident=0), AIC()], ids=lambda each: each.name)
 def test_a_model_that_says_the_same_of_everything_gives_no_score(how):
     batch = Batch(torch.randn(2, 3, 24, 40), Targets(torch.tensor([4, 4])), ("a", "b"))

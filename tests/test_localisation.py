@@ -292,6 +292,18 @@ def test_there_is_nothing_to_tell_where_a_region_is_empty_or_everything(score):
     assert score(drawn(3, 4, 5), region).isnan().all()
 
 
+def test_a_region_of_exactly_one_half_is_outside():
+    maps, sure = drawn(3, *SIZE), blocks(3)
+    unsure = torch.where(sure > 0, sure, 0.5)  # the frame of the block is a maybe
+    for score in IN_A_REGION.values():
+        if score is not energy_inside:  # to which a soft region counts by its value
+            assert_close(score(maps, unsure), score(maps, sure), rtol=0, atol=0)
+    batch, other = images_with(sure), images_with(unsure)
+    for metric in (PointingGame(tolerance=3), MaskIoU(), AveragePrecision()):
+        assert_close(metric.chances(other), metric.chances(batch), rtol=0, atol=0)
+    assert_close(pointing_game(peak(3, 4), 0.5 * peak(3, 4)), torch.tensor([math.nan]), equal_nan=True)
+
+
 # What holds for all ---------------------------------------------------------------------------------------------------------------
 
 

@@ -9,14 +9,15 @@ import math
 import pytest
 import torch
 from models import SIZE, GapCNN, LinearModel, Raising, ReluCNN, ResidualCNN, Reused, SingleLogit, TinyViT, adapted
-from scipy.stats import spearmanr
+from scipy.stats import rankdata, spearmanr
 from torch import nn
 from torchvision import models as tv
 
 import attribkit as ak
 from attribkit import BadInput, Batch, Targets, UnknownName, Unsupported
 from attribkit.methods import AtLayer, CentreMap, EdgeMap, GradCAM, Gradient, RandomMap
-from attribkit.metrics import MPRT, RandomLogit, rank_correlation
+from attribkit.metrics import MPRT, RandomLogit, randomisation, rank_correlation
+from attribkit.metrics.ordering import mean_ranks
 from attribkit.model.randomised import randomised, weighted_layers
 from attribkit.model.sized import sized
 from attribkit.problems import Planted
@@ -52,6 +53,24 @@ def test_rank_correlation_is_scipys(levels, absolute):
         values = [each[row].abs() if absolute else each[row] for each in (one, other)]
         expected = spearmanr(*(value.flatten().double().numpy() for value in values)).statistic
         assert found[row].item() == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("levels", [0.1, 1, 3, 1000])
+def test_equal_values_have_the_mean_of_their_ranks_exactly(levels):
+    maps = torch.round(torch.randn(5, 7, 9) * levels) / levels
+    expected = rankdata(maps.flatten(1).numpy(), axis=1) - 1
+    assert torch.equal(mean_ranks(maps), torch.from_numpy(expected))
+    assert torch.equal(mean_ranks(torch.ones(1, 1, 1)), torch.zeros(1, 1, dtype=torch.float64))
+    assert torch.equal(mean_ranks(torch.tensor([[[2.0, 1, 2], [0, 2, 1]]])), torch.tensor([[4, 1.5, 4, 0, 4, 1.5]], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("absolute", [False, True])
+def test_what_is_not_finite_has_no_ranks(value, absolute):
+    maps, others = torch.randn(2, 4, 5), torch.randn(2, 4, 5)
+    maps[1, 2, 3] = value
+    for one, other in ((maps, others), (others, maps)):
+        assert rank_correlation(one, other, absolute).isnan().tolist() == [False, True]
 
 
 def test_what_rank_correlation_is_by_definition():
@@ -299,6 +318,16 @@ def test_one_explanation_for_each_layer_and_one_more_model_at_a_time():
     known = dataclasses.replace(batch, logits=model.logits(batch.images))
     MPRT(layers=3)(model, known, GradCAM()(model, known), explain)
     assert len(asked) == len(set(asked)) == 3 and all(logits is None for _, logits in asked)  # the answers of another model are not theirs
+
+
+def test_maps_are_ranked_once_and_those_of_each_step_once(monkeypatch):
+    model, batch, ranked = adapted(GapCNN()), batch_for(), []
+    monkeypatch.setattr(randomisation, "mean_ranks", lambda maps: (ranked.append(maps), mean_ranks(maps))[1])
+    maps = GradCAM()(model, batch)
+    MPRT(layers=3)(model, batch, maps, GradCAM())
+    assert len(ranked) == 1 + 3 and ranked[0].equal(maps.maps)
+    RandomLogit()(model, batch, maps, GradCAM())
+    assert len(ranked) == 4 + 2
 
 
 def test_constant_maps_are_nan_and_constant_copies_count_nothing():

@@ -12,7 +12,8 @@ from attribkit.attribution import Attribution
 from attribkit.batch import Batch, Targets
 from attribkit.errors import BadInput
 from attribkit.maps import resize
-from attribkit.metrics import ROAD, Course, Deletion, Insertion, Removed, area_under, metric, removal_curve, road
+from attribkit.methods import RandomMap
+from attribkit.metrics import ROAD, Course, Deletion, Insertion, Removed, area_under, metric, rank_correlation, removal_curve, road
 from attribkit.metrics.removal_curves import importance_ranks
 from attribkit.removals import Blur, Constant, Generator, Harmonic, LayerMask, NoisyLinear, Telea
 from attribkit.removals.base import Fill
@@ -152,6 +153,13 @@ def test_ranks_follow_values_and_ties_are_drawn_from_image_and_seed(cnn):
     assert not constant[0].equal(constant[1])
     assert importance_ranks(cnn, images.flip(0), torch.ones(2, H, W), seed=0).flip(0).equal(constant)
     assert not importance_ranks(cnn, images, torch.zeros(2, H, W), seed=1).equal(constant)
+
+
+def test_ties_have_nothing_of_a_random_map_of_the_same_seed(cnn):
+    batch = batch_of(16)
+    ranks = importance_ranks(cnn, batch.images, torch.zeros(16, H, W), seed=0).float()
+    control = RandomMap()(cnn, batch).maps
+    assert rank_correlation(ranks, control).mean().abs() < 4 / (16 * H * W) ** 0.5
 
 
 @pytest.mark.parametrize("how", [Deletion, Insertion, ROAD], ids=lambda each: each.name)

@@ -32,7 +32,7 @@ def lines(axes):
 
 
 def summary(method, mean, *, metric="M()", half=0.05, undefined=0, chance=math.nan, higher=True, problem="P"):
-    return Summary(problem, "net", method, metric, None, mean, mean - half, mean + half, mean, 10, undefined, chance, higher)
+    return Summary(problem, "net", method, metric, None, mean, mean - half, mean + half, mean, 0.1, 10, undefined, chance, higher)
 
 
 def comparison(a, b, *, told, metric="M()", count=10):

@@ -7,7 +7,6 @@ import itertools
 import math
 import pickle
 import sys
-import time
 import weakref
 
 import numpy as np
@@ -227,8 +226,8 @@ def test_a_summary_by_hand():
     scores = Scores()
     scores.add(KEY, batch_of(names(5)), torch.tensor([1.0, 2, 6, math.nan, math.inf]), chances=torch.tensor([0.5, math.nan, 0.25, 0, 0]))
     (row,) = scores.table()
-    assert (row.mean, row.median, row.count, row.undefined, row.chance) == (3, 2, 3, 2, 0.1875)
-    assert 1 <= row.low < 3 < row.high <= 6 and row.group is None
+    assert (row.mean, row.median, row.count, row.undefined, row.chance) == (3, 2, 3, 2, 0.375)
+    assert 1 <= row.low < 3 < row.high <= 6 and row.group is None and row.std == pytest.approx(7**0.5)
 
 
 @pytest.mark.parametrize(("values", "mean", "count"), [([], math.nan, 0), ([math.nan, math.nan], math.nan, 0), ([2.0], 2, 1)])
@@ -451,16 +450,20 @@ def test_a_rank_is_never_better_than_that_of_a_better_mean():
 def test_a_table_prints_aligned_under_what_is_the_same_in_all_rows():
     lines = str(filled(A=[0.0, 0.0], LongerName=[0.5, 0.5]).table()).splitlines()
     assert lines[0] == "grids, net, Energy()"
-    assert lines[1].split() == "method mean low high median count undefined chance higher_is_better".split()
-    assert lines[2].split() == "A() 0 0 0 0 2 0 nan yes".split() and lines[3].startswith("LongerName()   0.5")
+    assert lines[1].split() == "method mean low high median std count undefined chance higher_is_better".split()
+    assert lines[2].split() == "A() 0 0 0 0 0 2 0 nan yes".split() and lines[3].startswith("LongerName()   0.5")
     assert lines[1].index("mean") + 4 == lines[2].index("0") + 1 == lines[3].index("0.5") + 3
     assert str(Scores().table()) == "(nothing)" and len(Scores()) == 0
 
 
-def test_summaries_of_many_images_are_quick():
-    """Three keys of 10,000 images: about a second; an interval without a bound on its draws, or unshared ones, takes several times that."""
-    draw = torch.Generator().manual_seed(0)
-    scores = filled(**{f"M{place}": torch.rand(10_000, generator=draw) for place in range(3)})
-    began = time.process_time()
-    assert len(scores.table()) == 3
-    assert time.process_time() - began < 10
+def test_codes_of_groups_get_their_names_and_an_empty_name_is_no_label():
+    scores = Scores()
+    batch = batch_of(names(4), {"habitat": torch.tensor([1, 0, 2, 1])})
+    scores.add(KEY, batch, torch.tensor([1.0, 2, 3, 5]))
+    scores.add(KEY._replace(problem="other"), batch, torch.tensor([1.0, 2, 3, 5]))
+    scores.name_groups(KEY.problem, {"habitat": ("", "land", "water")})
+    rows = {(row["problem"], row["id"]): row["habitat"] for row in scores.rows()}
+    assert [rows[KEY.problem, name] for name in names(4)] == ["land", None, "water", "land"]
+    assert [rows["other", name] for name in names(4)] == [1, 0, 2, 1]
+    found = {row.group: row.mean for row in scores.table(problem=KEY.problem, by="habitat")}
+    assert found == {"land": 3, "water": 3}

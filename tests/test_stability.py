@@ -11,9 +11,10 @@ from models import SIZE, GapCNN, Recorded, adapted
 from torch import Tensor
 
 from attribkit import Attribution, BadInput, Batch, Targets
-from attribkit.methods import CentreMap, GradCAM, Gradient, RandomMap
+from attribkit.methods import CentreMap, EdgeMap, GradCAM, Gradient, RandomMap
 from attribkit.metrics import NoiseStability, SensitivityMax, map_correlation, relative_change
-from attribkit.noise import keys, uniform
+from attribkit.metrics.draws import keys_of
+from attribkit.noise import uniform
 
 BOTH = [SensitivityMax(samples=4), NoiseStability(samples=4)]
 
@@ -47,6 +48,10 @@ def test_relative_change_by_hand():
     maps = torch.tensor([[[3.0, 4.0]], [[0.0, 0.0]], [[3e30, 4e30]]])
     others = torch.tensor([[[3.0, 5.0]], [[0.0, 2.0]], [[0.0, 0.0]]])
     torch.testing.assert_close(relative_change(maps, others), torch.tensor([0.2, 2, 1], dtype=torch.float64))
+    for value in (math.nan, math.inf, -math.inf):
+        broken = maps.index_put((torch.tensor(0), torch.tensor(0), torch.tensor(1)), torch.tensor(value))
+        for one, other in ((broken, others), (others, broken), (broken, broken)):
+            assert relative_change(one, other).isnan().tolist() == [True, False, False]
     with pytest.raises(BadInput, match=r"relative_change: got \(3, 1, 2\) and \(2, 1, 2\)"):
         relative_change(maps, others[:2])
 
@@ -59,6 +64,10 @@ def test_map_correlation_by_hand():
     torch.testing.assert_close(found[0].float(), expected)
     assert found[1].isnan() and found[2] == 0
     torch.testing.assert_close(map_correlation(maps, 1 - 2 * maps)[[0, 2]], -torch.ones(2, dtype=torch.float64))
+    for value in (math.nan, math.inf, -math.inf):
+        broken = maps.index_put((torch.tensor(0), torch.tensor(0), torch.tensor(1)), torch.tensor(value))
+        assert map_correlation(broken, others).isnan().tolist() == [True, True, False]
+        assert map_correlation(others, broken).isnan().tolist() == [True, False, True]  # now the last is the constant one
     with pytest.raises(BadInput, match=r"map_correlation: got \(2, 5\)"):
         map_correlation(maps[0], others[0])
 
@@ -76,7 +85,15 @@ def test_what_looks_at_nothing_never_changes():
 def test_a_map_of_noise_has_no_stability():
     batch, model = some(16), adapted(GapCNN())
     scores = NoiseStability(samples=5)(model, batch, RandomMap()(model, batch), RandomMap())
-    assert scores.mean().abs() < 4 / math.sqrt(16 * 5 * SIZE[0] * SIZE[1]) and NoiseStability.chance == 0
+    assert scores.mean().abs() < 4 / math.sqrt(16 * 5 * SIZE[0] * SIZE[1])
+
+
+def test_stability_has_no_value_of_chance():
+    # Of maps that know nothing of the model one has 0, one 1, and one nearly 1: none of them is the score of chance.
+    batch, model = some(), adapted(GapCNN())
+    means = [NoiseStability(samples=3)(model, batch, by(model, batch), by).mean() for by in (RandomMap(), EdgeMap(), CentreMap())]
+    assert means[0].abs() < 0.1 and means[1] > 0.8 and means[2] > 0.999
+    assert NoiseStability.chance is None and NoiseStability().chances(batch) is None
 
 
 def test_the_change_is_that_of_the_worst_copy():
@@ -103,6 +120,16 @@ def test_stability_is_the_mean_over_copies_whose_noise_is_a_share_of_the_range()
     # Of brightness with variance s^2 and noise with variance n^2 on top, independent of it: s / sqrt(s^2 + n^2).
     expected = 1 / (1 + (0.2 * spread / batch.images.std((1, 2, 3))).square()).sqrt()
     torch.testing.assert_close(scores, expected, rtol=0.05, atol=0)
+
+
+@pytest.mark.parametrize("metric", BOTH)
+def test_noise_has_nothing_of_a_random_map_of_the_same_seed(metric):
+    batch = some(16)
+    _, explaining = scored(metric, brightness, batch)
+    noise = torch.cat([each.images for each in explaining.asked[1:]]).view(4, 16, 3, *SIZE)[0, :, 0] - batch.images[:, 0]
+    control = RandomMap()(adapted(GapCNN()), batch).maps
+    for drawn in (noise, noise.abs()):  # the size of a normal draw comes from a uniform one
+        assert map_correlation(drawn, control).mean().abs() < 4 / math.sqrt(16 * SIZE[0] * SIZE[1])
 
 
 @pytest.mark.parametrize("metric", BOTH)
@@ -154,7 +181,7 @@ def test_sensitivity_max_is_captums():
     library = pytest.importorskip("captum.metrics")
     batch, model, samples = some(dtype=torch.float64), adapted(GapCNN().double()), 5
     batch = dataclasses.replace(batch, targets=Targets(torch.full((3,), 2)))
-    key = keys(batch.images, 0)
+    key = keys_of("sensitivity_max", batch.images, 0)
     noise = torch.stack([2 * uniform(key + sample, 3 * SIZE[0] * SIZE[1]).view(3, 3, *SIZE).double() - 1 for sample in range(samples)], 1)
 
     def explained(images: Tensor | tuple[Tensor]) -> tuple[Tensor]:

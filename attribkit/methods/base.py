@@ -100,6 +100,8 @@ def method(like: str | Method) -> Method:
     """A method from its name, from its `repr`, or itself."""
     if isinstance(like, Method):
         return like
+    if isinstance(like, type) and issubclass(like, Method):
+        raise BadInput(f"method: got the class {like.__name__}, allowed: an object of it, such as {like.__name__}()")
     if not isinstance(like, str):
         raise BadInput(f"method: got {type(like).__name__}, allowed: a name such as 'grad_cam', a call such as 'GradCAM()', or a Method")
     made: Method = read(like, METHODS)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from ..model.levels import WORDS
 from .base import Method, method
 from .wrappers import AtLayer
 
-LEVELS = ("input", "middle", "final")
 
-
-def at_layers(like: str | Method, layers: Sequence[str] = LEVELS) -> tuple[Method, ...]:
+def at_layers(like: str | Method, layers: Sequence[str] = WORDS) -> tuple[Method, ...]:
     """The method at each layer: "input", "middle" and "final" are words that every model understands, others are names of its layers.
 
     A CAM method looks at the layer itself; any other is applied to the layer's activations as if they were the image, the input being
-    where it is at home (Rao, Böhle, Schiele, CVPR 2022, arXiv:2205.10435).
+    where it is at home (Rao, Böhle, Schiele, CVPR 2022, arXiv:2205.10435). The paper's gradient is that of absolute values:
+    "Gradient(channels='max_abs')".
     """
     made = method(like)
     looks = {field.name for field in dataclasses.fields(made)} >= {"layer"}  # type: ignore[arg-type]  # every method is a dataclass

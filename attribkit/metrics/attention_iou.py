@@ -33,7 +33,12 @@ def attention_iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def attention_iou_pairs(maps: Tensor) -> Tensor:
-    """`attention_iou` of every two of an image's maps, by one Gram matrix an image; (B, L, h, w) -> (B, L, L)."""
+    """`attention_iou` of every two of an image's maps, by one Gram matrix an image; (B, L, h, w) -> (B, L, L).
+
+    It is the bare formula, on maps as they are given: values below zero count as zero, and nothing is shifted or resized. For the heatmap
+    scores of all pairs, as `HeatmapIoU` has them, give it `unit_range(resize(unit_range(positive(maps)), size))` of maps (B, h, w) for each
+    of the L classes, by the functions of `attribkit.maps`, at the `size` (H, W) of the image.
+    """
     if maps.ndim != 4:
         raise BadInput(f"attention_iou_pairs: got {tuple(maps.shape)}, allowed: (B, L, h, w)")
     each = unit_max(positive(floating(maps.flatten(0, 1), "attention_iou_pairs"))).view(*maps.shape[:2], -1)
@@ -53,7 +58,8 @@ class AttentionIoU(Metric):
 
     What is positive is shifted and scaled to [0, 1], then compared at the size of the region ("mask", as published), or the region is
     sampled at the map's own grid ("map"). An image whose region is `empty` scores 0, as published, or is skipped by NaN; a map that is
-    constant where it is not negative has NaN. Chance is the score of a uniform map, 4 / (3 + 1 / f) for the share f of the image.
+    constant where it is not negative has NaN. Chance is the score of a uniform map, 4 / (3 + 1 / f) for the share f of the image; at the
+    map's own grid f depends on that, and there is no such number.
     """
 
     name = "attention_iou"
@@ -64,9 +70,11 @@ class AttentionIoU(Metric):
     resolution: Literal["mask", "map"] = "mask"
     empty: Literal["zero", "skip"] = "zero"
 
-    def chances(self, batch: Batch) -> Tensor:
-        """The score of a uniform map at the region's full resolution, (B,)."""
+    def chances(self, batch: Batch) -> Tensor | None:
+        """The score of a uniform map, (B,); None at resolution "map", which depends on the map's grid, and that the batch does not know."""
         region = region_of(batch, self.region).float()
+        if self.resolution == "map":
+            return None
         return self._or_empty(attention_iou(torch.ones_like(region), region), region)
 
     def _scores(self, model: VisionModel, batch: Batch, attribution: Attribution) -> Tensor:
@@ -85,7 +93,7 @@ class HeatmapIoU(Anew):
 
     Both are prepared as for the mask score, and compared at the size of the image ("image", as published) or at their own grid ("map").
     High overlap with a class such as a protected attribute says that the model looks at the same place for both; an image whose target
-    is `other` has 1. NaN where either map is constant where it is not negative.
+    is `other` has 1. NaN where either map is constant where it is not negative, or not finite.
     """
 
     name = "heatmap_iou"
@@ -101,7 +109,8 @@ class HeatmapIoU(Anew):
         index = torch.full_like(batch.targets.index, model.target(self.other))
         others = explain(model, dataclasses.replace(batch, targets=Targets(index, batch.targets.kind))).maps
         size = size_of(attribution.maps if self.resolution == "map" else batch.images)
-        return attention_iou(_prepared(attribution.maps, size), _prepared(others, size))
+        scores = attention_iou(_prepared(attribution.maps, size), _prepared(others, size))
+        return torch.where(others.flatten(1).isfinite().all(1), scores, torch.nan)
 
 
 def _prepared(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -27,8 +27,8 @@ class Metric(Settings, ABC):
     """A way to score maps: a frozen dataclass of plain settings, and one hook, `_scores`.
 
     Called with a model, a batch and an attribution of it, it gives one score per image, (B,), on the model's device. An image's score
-    depends on neither its batch nor its place there; what is not defined for an image is NaN, and nothing else is. A random metric
-    takes a `seed`. `higher_is_better` is its direction; `chance` the score of a map that says nothing, where that is one number, and
+    depends on neither its batch nor its place there; what is not defined for an image is NaN, and nothing else is: a map that is not
+    finite has NaN. A random metric takes a `seed`. `higher_is_better` is its direction; `chance` the score of a map that says nothing, where that is one number, and
     `chances` the same image by image, where it depends on the image. `family` says what is asked of a map, `cost` in words how much is
     asked of the model. A metric that has a setting `region` compares maps with that region of the batch, by default its first.
     """
@@ -54,7 +54,7 @@ class Metric(Settings, ABC):
             scores = self._scored(model, batch, attribution, method)
         if tuple(scores.shape) != (len(batch),):
             raise BadInput(f"{type(self).__name__}._scores returned {tuple(scores.shape)}, allowed: ({len(batch)},)")
-        return scores.detach().float()
+        return torch.where(attribution.maps.flatten(1).isfinite().all(1), scores.detach().float(), torch.nan)
 
     def chances(self, batch: Batch) -> Tensor | None:
         """The score that a map which says nothing would get on each image, (B,); None where that is not defined."""
@@ -99,6 +99,8 @@ def metric(like: str | Metric) -> Metric:
     """A metric from its name, from its `repr`, or itself."""
     if isinstance(like, Metric):
         return like
+    if isinstance(like, type) and issubclass(like, Metric):
+        raise BadInput(f"metric: got the class {like.__name__}, allowed: an object of it, such as {like.__name__}()")
     if not isinstance(like, str):
         raise BadInput(f"metric: got {type(like).__name__}, allowed: a name such as 'deletion', a call such as 'Deletion()', or a Metric")
     made: Metric = read(like, METRICS)

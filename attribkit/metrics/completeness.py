@@ -11,6 +11,7 @@ from torch import Tensor
 from ..attribution import Attribution
 from ..batch import Batch
 from ..errors import BadInput
+from ..model.levels import is_input
 from ..removals.fill import FillKind, fill
 from .base import Metric
 from .parts import lost_in_rounding
@@ -33,7 +34,8 @@ class CompletenessGap(Metric):
     """How far the map is from adding up to the score less that of the `baseline`, relative to this difference: 0 is complete.
 
     It is for maps that claim as much, at the resolution they were made in, and for the baseline that they were made with (see the fills);
-    a map of zeros has 1. NaN where both scores are the same.
+    a map of zeros has 1. NaN where both scores are the same, and for maps of a layer other than the "input", by `AtLayer` or a CAM: what
+    they add up to, if anything, begins with a baseline of the layer's activations.
     """
 
     name = "completeness_gap"
@@ -45,6 +47,9 @@ class CompletenessGap(Metric):
     baseline: FillKind = "zero"
 
     def _scores(self, model: VisionModel, batch: Batch, attribution: Attribution) -> Tensor:
+        layer = attribution.facts.get("layer")
+        if layer is not None and not is_input(model, layer):
+            return attribution.maps.new_full((len(batch),), torch.nan)
         score = model.score(batch.images, batch.targets)
         difference = score - model.score(fill(self.baseline, model, batch.images), batch.targets)
         gap = completeness_gap(attribution.maps, difference)

@@ -12,11 +12,12 @@ from ..attribution import Attribution
 from ..batch import Batch
 from ..errors import BadInput
 from ..model.memory import full_precision
-from ..noise import keys, normal, uniform
+from ..noise import normal, uniform
 from ..registry import AtLeast
 from ..removals.base import Removal
 from ..removals.fill import Constant
 from .base import Metric
+from .draws import keys_of
 from .parts import Grid, Parts, lost_in_rounding, over_image, without_parts
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class Infidelity(Metric):
         else:
             grid = Grid.over(batch.images, self.cells)
             drawn = _blocks if self.kind == "square" else _halves
-            parts = Parts(grid, self.samples, lambda key, _place: drawn(grid, key), self.seed)
+            parts = Parts(grid, self.samples, lambda key, _place: drawn(grid, key), self._key(model, batch))
             predicted, changed = without_parts(model, batch, maps, self.removal, parts)
         drops = whole.unsqueeze(1) - changed
         scores = infidelity(predicted, drops, scaled=self.scaled, normalised=self.normalised)
@@ -91,7 +92,7 @@ class Infidelity(Metric):
         """The products of the maps (B, H, W) with noise, and the scores of the images without it; (B, samples) each."""
         images, size = batch.images, batch.images.shape[-2:]
         spread = self.noise * (images.amax((1, 2, 3)) - images.amin((1, 2, 3)))
-        key = keys(images, self.seed, pictures=model.pictures)
+        key = self._key(model, batch)
 
         def work(rows: slice) -> tuple[Tensor, Tensor]:
             pairs = torch.arange(rows.start, rows.stop, device=images.device)
@@ -102,6 +103,9 @@ class Infidelity(Metric):
 
         predicted, changed = model.in_rows(work, len(batch) * self.samples)
         return predicted.view(len(batch), -1), changed.view(len(batch), -1)
+
+    def _key(self, model: VisionModel, batch: Batch) -> Tensor:
+        return keys_of(self.name, batch.images, self.seed, pictures=model.pictures)
 
 
 def _halves(grid: Grid, key: Tensor) -> Tensor:

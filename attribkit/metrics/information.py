@@ -12,11 +12,12 @@ from ..attribution import Attribution
 from ..batch import Batch, Targets
 from ..errors import BadInput, Unsupported
 from ..model.memory import full_precision
-from ..noise import keys, uniform
+from ..noise import uniform
 from ..registry import AtLeast
 from ..removals.base import InFill, composite
 from ..removals.infill import PushPull
 from .base import Metric
+from .draws import keys_of
 from .picture_size import entropy_size, webp_size
 from .removal_curves import area_under, importance_ranks
 
@@ -118,7 +119,7 @@ def _value(logits: Tensor, targets: Targets, of: Literal["softmax", "accuracy"])
 def _always_shown(images: Tensor, seed: int) -> Tensor:
     """The corners and a random 1 % of the pixels, the same for every map of an image; (B, H, W) bool."""
     height, width = images.shape[-2:]
-    drawn = uniform(keys(images, seed, 1), height * width).topk(int(_SEEDLINGS * height * width), dim=1).indices
+    drawn = uniform(keys_of("always shown", images, seed), height * width).topk(int(_SEEDLINGS * height * width), dim=1).indices
     shown = torch.zeros(len(images), height * width, dtype=torch.bool, device=images.device).scatter_(1, drawn, True)
     shown = shown.view(-1, height, width)
     shown[:, :: max(height - 1, 1), :: max(width - 1, 1)] = True

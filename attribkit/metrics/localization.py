@@ -58,7 +58,7 @@ class LocalizationScore(Metric):
 
     `interpolate`: of the signed map at the image's size, as published; the best score of a map with s columns in a cell at the corner is
     then (1 - 1 / (8 s))^2. Otherwise at the map's own resolution, where the best is 1, each of its pixels counted by the share of it in
-    the region. A map with nothing positive has 0.
+    the region. A map with nothing positive has 0, and an image without the region NaN.
     """
 
     name = "localization_score"
@@ -77,14 +77,15 @@ class LocalizationScore(Metric):
 
     def _scores(self, model: VisionModel, batch: Batch, attribution: Attribution) -> Tensor:
         maps, region = paired(attribution.maps, region_of(batch, self.region), "LocalizationScore")
-        return energy_inside(maps, region) if self.interpolate else _share(maps, shrunk(region, size_of(maps)))
+        share = energy_inside(maps, region) if self.interpolate else _share(maps, shrunk(region, size_of(maps)))
+        return _where_any(region, share)
 
 
 @dataclasses.dataclass(frozen=True)
 class EnergyInside(Metric):
     """The energy-based pointing game: the share of the map's positive part, at the image's size, that lies in `region`.
 
-    A map with nothing positive has 0. Chance is the region's share of the image.
+    A map with nothing positive has 0, and an image without the region NaN. Chance is the region's share of the image.
     """
 
     name = "energy_inside"
@@ -98,4 +99,10 @@ class EnergyInside(Metric):
         return fraction(region_of(batch, self.region))
 
     def _scores(self, model: VisionModel, batch: Batch, attribution: Attribution) -> Tensor:
-        return energy_inside(attribution.maps, region_of(batch, self.region))
+        region = region_of(batch, self.region)
+        return _where_any(region, energy_inside(attribution.maps, region))
+
+
+def _where_any(region: Tensor, scores: Tensor) -> Tensor:
+    """The scores (B,) of images that have something of the region; there is nothing to hit in others."""
+    return torch.where(region.flatten(1).amax(1) > 0, scores, torch.nan)

@@ -12,6 +12,7 @@ from ..attribution import Attribution
 from ..batch import Batch
 from ..maps import resize, unit_range
 from .base import Metric, region_of
+from .ordering import Ordered
 from .regions import paired, size_of
 
 if TYPE_CHECKING:
@@ -78,11 +79,8 @@ class _Order(NamedTuple):
 
     @classmethod
     def of(cls, maps: Tensor, inside: Tensor) -> _Order:
-        values, order = maps.sort(1)
-        inside = inside.gather(1, order)
-        place = torch.arange(values.shape[1], device=maps.device)
-        rises = torch.cat((values.new_ones(len(values), 1, dtype=torch.bool), values[:, 1:] > values[:, :-1]), 1)
-        below = torch.where(rises, place, 0).cummax(1).values  # where the pixels of a value begin
+        ordered = Ordered.of(maps)
+        inside, below = inside.gather(1, ordered.order), ordered.first()
         return cls(inside, below, (inside.cumsum(1) - inside.long()).gather(1, below))
 
 

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ..batch import Batch
 from ..maps import resize
-from ..noise import keys
 from ..removals.base import Removal
 
 if TYPE_CHECKING:
@@ -48,24 +47,26 @@ class Grid(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """`number` parts of every image, unions of cells: drawn from a key (R,) and the part's place (R,), as (R, rows * columns) bool."""
+    """`number` parts of every image, unions of cells: drawn from a key and the part's place, (R,) each, as (R, rows * columns) bool.
+
+    `key` (B,) is what each image's draws begin with.
+    """
 
     grid: Grid
     number: int
     drawn: Callable[[Tensor, Tensor], Tensor]
-    seed: int
+    key: Tensor
 
 
 def without_parts(model: VisionModel, batch: Batch, maps: Tensor, removal: Removal, parts: Parts) -> tuple[Tensor, Tensor]:
     """The sum of the maps (B, H, W) inside each part, and the score without it; (B, number) each, inside `studied`."""
     ask = removal.prepared(model, batch.images)
     held = parts.grid.sums(maps)
-    key = keys(batch.images, parts.seed, pictures=model.pictures)
 
     def work(rows: slice) -> tuple[Tensor, Tensor]:
         pairs = torch.arange(rows.start, rows.stop, device=batch.images.device)
         which, place = pairs // parts.number, pairs % parts.number
-        chosen = parts.drawn(key[which] + place, place)
+        chosen = parts.drawn(parts.key[which] + place, place)
         score = batch.targets[which].of(ask(which, ~parts.grid.pixels(chosen)))
         return (chosen * held[which]).sum(1), score
 
@@ -85,12 +86,18 @@ def lost_in_rounding(drops: Tensor, scores: Tensor) -> Tensor:
 
 def correlation(one: Tensor, other: Tensor) -> Tensor:
     """Pearson's correlation along the last dimension; NaN where either is constant, up to the rounding of float32."""
-    one, other = one.double(), other.double()
-    constant = torch.stack([each.amax(-1) - each.amin(-1) <= _ROUNDING * each.abs().amax(-1) for each in (one, other)]).any(0)
-    one, other = (_unit(each - each.mean(-1, keepdim=True)) for each in (one, other))
-    return (one * other).sum(-1).clamp(-1, 1).masked_fill(constant, torch.nan)
+    return correlated(direction(one), direction(other))
 
 
-def _unit(vectors: Tensor) -> Tensor:
-    long: Tensor = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
-    return vectors / long.clamp_min(torch.finfo(vectors.dtype).tiny)
+def direction(values: Tensor) -> Tensor:
+    """What of values is correlated, along the last dimension: less their mean, of length 1; NaN for constant ones, up to rounding."""
+    values = values.double()
+    constant = values.amax(-1, keepdim=True) - values.amin(-1, keepdim=True) <= _ROUNDING * values.abs().amax(-1, keepdim=True)
+    centred = values - values.mean(-1, keepdim=True)
+    long: Tensor = torch.linalg.vector_norm(centred, dim=-1, keepdim=True)
+    return (centred / long.clamp_min(torch.finfo(torch.float64).tiny)).masked_fill(constant, torch.nan)
+
+
+def correlated(one: Tensor, other: Tensor) -> Tensor:
+    """The correlation of values by their `direction`s."""
+    return (one * other).sum(-1).clamp(-1, 1)

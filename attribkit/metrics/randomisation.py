@@ -13,10 +13,11 @@ from ..batch import Batch, Targets
 from ..errors import BadInput, Unsupported
 from ..maps import resize
 from ..model.randomised import Order, randomised
-from ..noise import keys
 from ..registry import AtLeast
 from .base import Anew, Explain
-from .parts import correlation
+from .draws import keys_of
+from .ordering import mean_ranks
+from .parts import correlated, direction
 
 if TYPE_CHECKING:
     from ..model.adapter import VisionModel
@@ -27,28 +28,39 @@ Similarity = Literal["spearman", "spearman_abs"]
 def rank_correlation(maps: Tensor, others: Tensor, absolute: bool = False) -> Tensor:
     """Spearman's correlation of two maps over their pixels, equal values sharing their mean rank; (B, h, w) twice -> (B,).
 
-    `absolute` ranks sizes, without signs. NaN where either map is constant, and has no ranks.
+    `absolute` ranks sizes, without signs. NaN where either map is constant, and has no ranks, or is not finite.
     """
     if maps.shape != others.shape or maps.ndim != 3:
         raise BadInput(f"rank_correlation: got {tuple(maps.shape)} and {tuple(others.shape)}, allowed: (B, h, w) twice")
-    return correlation(*(_mean_ranks(each.abs() if absolute else each) for each in (maps, others)))
+    return correlated(_ranking(maps, absolute), _ranking(others, absolute))
 
 
-def _mean_ranks(maps: Tensor) -> Tensor:
-    """Each pixel's rank in its map, from 0; equal values have the mean of theirs; (B, h, w) -> (B, h * w) in double precision."""
-    flat = maps.flatten(1).contiguous()
-    ordered = flat.sort(1).values.contiguous()
-    smaller, not_larger = torch.searchsorted(ordered, flat), torch.searchsorted(ordered, flat, right=True)
-    return (smaller + not_larger - 1).double() / 2
+def _ranking(maps: Tensor, absolute: bool) -> Tensor:
+    """The direction of each map's ranks, (B, h * w): NaN for one that is constant or not finite."""
+    found = direction(mean_ranks(maps.abs() if absolute else maps))
+    return found.masked_fill(~_finite(maps), torch.nan)
 
 
-def _alike(maps: Tensor, others: Tensor, similarity: Similarity) -> Tensor:
-    """How alike the maps are, (B,): NaN where the first is constant; 0 where only the other is, which shows nothing of the first."""
-    absolute = similarity == "spearman_abs"
-    itself = rank_correlation(maps, maps, absolute)
-    # The maps may have been resized since they were made.
-    found = rank_correlation(maps, resize(others, (maps.shape[-2], maps.shape[-1])), absolute)
-    return torch.where(itself.isnan(), itself, found.nan_to_num(0.0))
+def _finite(maps: Tensor) -> Tensor:
+    return maps.flatten(1).isfinite().all(1, keepdim=True)
+
+
+class _Reference:
+    """The maps that others are compared with, which are ranked once."""
+
+    def __init__(self, maps: Tensor, similarity: Similarity) -> None:
+        self._size, self._absolute = (maps.shape[-2], maps.shape[-1]), similarity == "spearman_abs"
+        self._ranking = _ranking(maps, self._absolute)
+
+    def alike(self, others: Tensor) -> Tensor:
+        """How alike other maps (B, h, w) of any size are, (B,): NaN where one is not finite or the first is constant.
+
+        0 where only the other is constant, which shows nothing of the first.
+        """
+        others = resize(others, self._size)  # as the maps may have been since they were made
+        found = _ranking(others, self._absolute)
+        constant = found.isnan() & _finite(others)
+        return correlated(self._ranking, found.masked_fill(constant, 0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +70,8 @@ class MPRT(Anew):
     Layers are made random from the output down, "cascading" (one more at each step, until nothing learnt is left) or each
     "independent" of the others; `layers` of them, evenly chosen, or all if there are fewer. What the numbers are: `randomised`;
     `keep_statistics` keeps what norms know of the data. A map that does not look at the weights, such as an edge detector, has exactly
-    1. Maps are compared at their own resolution; NaN where the map is constant, and a random model's constant map counts 0.
+    1. Maps are compared at their own resolution; NaN where the map is constant or any is not finite, and a random model's constant map
+    counts 0.
     """
 
     name = "mprt"
@@ -77,16 +90,16 @@ class MPRT(Anew):
     def _compared(self, model: VisionModel, batch: Batch, attribution: Attribution, explain: Explain) -> Tensor:
         asked = dataclasses.replace(batch, logits=None)  # those were another model's
         steps = randomised(model, seed=self.seed, layers=self.layers, order=self.order, keep_statistics=self.keep_statistics)
-        alike = [_alike(attribution.maps, explain(other, asked).maps, self.similarity) for _, other in steps]
-        return torch.stack(alike).mean(0)
+        reference = _Reference(attribution.maps, self.similarity)
+        return torch.stack([reference.alike(explain(other, asked).maps) for _, other in steps]).mean(0)
 
 
 @dataclasses.dataclass(frozen=True)
 class RandomLogit(Anew):
     """How alike the map and that of another class are, which is drawn for each image from its content and `seed`.
 
-    A map that does not look at the class has exactly 1. Maps are compared at their own resolution; NaN where the map is constant, and
-    the other class's constant map counts 0.
+    A map that does not look at the class has exactly 1. Maps are compared at their own resolution; NaN where the map is constant or one
+    is not finite, and the other class's constant map counts 0.
     """
 
     name = "random_logit"
@@ -103,6 +116,7 @@ class RandomLogit(Anew):
         classes = (model.logits(batch.images[:1]) if batch.logits is None else batch.logits).shape[1]
         if classes < 2:
             raise Unsupported(f"{self.brief()}: {model.name} has one logit, allowed: a model of two classes or more")
-        step = 1 + keys(batch.images, self.seed, pictures=model.pictures).remainder(classes - 1)
+        step = 1 + keys_of(self.name, batch.images, self.seed, pictures=model.pictures).remainder(classes - 1)
         others = Targets((batch.targets.index + step) % classes, batch.targets.kind)
-        return _alike(attribution.maps, explain(model, dataclasses.replace(batch, targets=others)).maps, self.similarity)
+        anew = explain(model, dataclasses.replace(batch, targets=others))
+        return _Reference(attribution.maps, self.similarity).alike(anew.maps)

@@ -12,11 +12,12 @@ from ..attribution import Attribution
 from ..batch import Batch, Targets
 from ..errors import BadInput
 from ..maps import resize
-from ..noise import keys, uniform
+from ..noise import uniform
 from ..registry import AtLeast
 from ..removals.base import Removal
 from ..removals.fill import Blur, Constant
 from .base import Metric
+from .draws import keys_of
 
 if TYPE_CHECKING:
     from ..model.adapter import VisionModel
@@ -89,7 +90,7 @@ def importance_ranks(model: VisionModel, images: Tensor, maps: Tensor, *, seed: 
         raise BadInput(f"maps: got {tuple(maps.shape)}, allowed: ({len(images)}, h, w), one for each image")
     height, width = images.shape[-2:]
     values = resize(maps, (height, width)).flatten(1)
-    shuffled = uniform(keys(images, seed, pictures=model.pictures), height * width).argsort(dim=1)
+    shuffled = uniform(keys_of("ties", images, seed, pictures=model.pictures), height * width).argsort(dim=1)
     order = shuffled.gather(1, values.gather(1, shuffled).argsort(dim=1, descending=True, stable=True))
     places = torch.arange(height * width, device=images.device, dtype=torch.int32).expand_as(order)
     return torch.empty_like(places.contiguous()).scatter_(1, order, places).view(-1, height, width)
@@ -146,7 +147,8 @@ class Insertion(Metric):
     """The area under the probability of the target's class while pixels come back to an image that lost them all: a good map's is large.
 
     The most important first, in `steps` equal shares as in `Deletion`. The default `removal` blurs, so that no edges of the kept part
-    appear. `order` "least": the least important first, and then a good map's area is small.
+    appear; its Gaussian grows with the image and repeats the border, where RISE's is 11 x 11 pixels of sigma 5 with dark borders, so that
+    areas do not compare with that paper's. `order` "least": the least important first, and then a good map's area is small.
     """
 
     name = "insertion"

@@ -16,6 +16,7 @@ from ..registry import AtLeast
 from ..removals.base import Removal
 from ..removals.fill import Constant
 from .base import Metric
+from .draws import keys_of
 from .parts import Grid, Parts, correlation, over_image, without_parts
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ class SensitivityN(Metric):
             order = uniform(key, cells).argsort(dim=1, stable=True).argsort(dim=1)
             return order < sizes[place // self.samples].unsqueeze(1)
 
-        parts = Parts(grid, len(sizes) * self.samples, drawn, self.seed)
+        key = keys_of(self.name, batch.images, self.seed, pictures=model.pictures)
+        parts = Parts(grid, len(sizes) * self.samples, drawn, key)
         found = without_parts(model, batch, over_image(maps, (batch.images.shape[-2], batch.images.shape[-1])), self.removal, parts)
         sums, scores = (each.view(len(batch), len(sizes), -1) for each in found)
         # The scores themselves, and not their drops, show what of them is rounding; the correlation is the same.

@@ -13,28 +13,36 @@ from ..attribution import Attribution
 from ..batch import Batch
 from ..errors import BadInput
 from ..maps import resize
-from ..noise import keys, normal, uniform
+from ..noise import normal, uniform
 from ..registry import AtLeast
 from .base import Anew, Explain
-from .parts import correlation
+from .draws import keys_of
+from .parts import correlated, direction
 
 if TYPE_CHECKING:
     from ..model.adapter import VisionModel
 
 
 def relative_change(maps: Tensor, others: Tensor) -> Tensor:
-    """The norm of the difference of two maps over that of the first, or over 1 where that is 0; (B, h, w) twice -> (B,)."""
+    """The norm of the difference of two maps over that of the first, or over 1 where that is 0; (B, h, w) twice -> (B,).
+
+    NaN where either is not finite.
+    """
     one, other = _paired(maps, others, "relative_change")
     norm = torch.linalg.vector_norm(one, dim=1)
     change: Tensor = torch.linalg.vector_norm(other - one, dim=1)
-    return change / torch.where(norm > 0, norm, 1)
+    return (change / torch.where(norm > 0, norm, 1)).masked_fill(~change.isfinite(), torch.nan)
 
 
 def map_correlation(maps: Tensor, others: Tensor) -> Tensor:
-    """Pearson's correlation of two maps over pixels, (B, h, w) twice -> (B,): NaN where the first is constant, 0 where the other is."""
+    """Pearson's correlation of two maps over pixels, (B, h, w) twice -> (B,): NaN where the first is constant, 0 where the other is.
+
+    NaN also where either is not finite.
+    """
     one, other = _paired(maps, others, "map_correlation")
-    alike = correlation(one, other)
-    return torch.where(alike.isnan() & ~correlation(one, one).isnan(), 0, alike)
+    known, found = direction(one), direction(other)
+    constant = found.isnan() & other.isfinite().all(1, keepdim=True)
+    return correlated(known, found.masked_fill(constant, 0))
 
 
 def _paired(maps: Tensor, others: Tensor, what: str) -> tuple[Tensor, Tensor]:
@@ -50,7 +58,7 @@ class _NoisyCopies(Anew, ABC):
     seed: int
 
     def _compared(self, model: VisionModel, batch: Batch, attribution: Attribution, explain: Explain) -> Tensor:
-        count, key = len(batch), keys(batch.images, self.seed, pictures=model.pictures)
+        count, key = len(batch), keys_of(self.name, batch.images, self.seed, pictures=model.pictures)
         size = (attribution.maps.shape[-2], attribution.maps.shape[-1])  # what the maps were resized to, if they were
 
         def work(rows: slice) -> tuple[Tensor]:
@@ -81,7 +89,7 @@ class SensitivityMax(_NoisyCopies):
     """By how much the map changes at most, relative to itself, when every value of the image changes by up to `radius`.
 
     The largest, over `samples` draws of uniform noise from `seed` and the image, of the norm of the map's change over that of the map.
-    `radius` is in units of the model's input, after normalisation. A map that never changes has 0.
+    `radius` is in units of the model's input, after normalisation. A map that never changes has 0; NaN where one is not finite.
     """
 
     name = "sensitivity_max"
@@ -109,14 +117,14 @@ class NoiseStability(_NoisyCopies):
     """How alike the map and the maps of noisy copies of the image are: their mean correlation over pixels, at most 1.
 
     `samples` copies with Gaussian noise, whose standard deviation is the share `noise` of the range of the image's values, drawn from
-    `seed` and the image. A copy's constant map counts 0; NaN where the map itself is constant. A map of noise has 0, and one that
-    knows nothing of the image 1: stability alone is no merit.
+    `seed` and the image. A copy's constant map counts 0; NaN where the map itself is constant, or one is not finite. Stability alone is
+    no merit, and it has no value of chance: of what knows nothing of the model, noise that is drawn anew for each image has 0, an edge
+    detector nearly 1, and a map that does not look at the image 1.
     """
 
     name = "noise_stability"
     paper = "Alvarez-Melis, Jaakkola: On the Robustness of Interpretability Methods, 2018 (arXiv:1806.08049)"
     family = "robustness"
-    chance = 0.0
     cost = "samples x the method's"
 
     noise: Annotated[float, AtLeast(0)] = 0.05

@@ -85,6 +85,11 @@ class Cells(ABC):
         found: list[Failure] = getattr(self._images, "failures", [])
         return found
 
+    @property
+    def _seeded(self) -> str:
+        """What tells these grids from those of another seed, in the label."""
+        return f", seed {self.seed}" if self.seed else ""
+
     def cells(self, index: int) -> tuple[str, ...]:
         """The ids of the images that grid `index` is made of, row by row."""
         return tuple(cell.id for cell in self.grids[index])

@@ -40,7 +40,7 @@ class Disconnected(Cells):
     @property
     def label(self) -> str:
         """What tables call it."""
-        return f"{f'DiPart({self.part})' if self.part else 'DiFull'} {self.n}x{self.n}"
+        return f"{f'DiPart({self.part})' if self.part else 'DiFull'} {self.n}x{self.n}{self._seeded}"
 
     def __len__(self) -> int:
         return self.count * len(self._ends)

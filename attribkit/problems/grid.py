@@ -28,7 +28,8 @@ class Grid(Cells):
 
     arXiv:2104.00032, as in arXiv:2205.10435. The class of every cell is a target in turn: a grid is `n` x `n` rows, with the region and
     the group "cell". `fit` says what becomes of the model's size: "enlarge" runs the model on the whole grid, (nH, nW), as far as it
-    can be made to take that; "shrink" resizes the grid to the model's size.
+    can be made to take that; "shrink" resizes the grid to the model's size. A network that pools to a fixed size before its head, as VGG
+    does, is taken as it is, and not turned into convolutions. Intervals count the cells of a grid as if they were independent.
     """
 
     name: ClassVar[str] = "grid"
@@ -39,11 +40,16 @@ class Grid(Cells):
         super().__post_init__()
         if self.fit not in get_args(Fit):
             raise UnknownName("fit", self.fit, get_args(Fit))
+        if 0 < len(self.model.classes) < self.n**2:
+            raise BadInput(
+                f"Grid(n={self.n}): got a model of {len(self.model.classes)} classes, allowed: one for each cell, {self.n**2}; "
+                "or Disconnected, whose other cells may repeat a class since they are not seen"
+            )
 
     @property
     def label(self) -> str:
         """What tables call it."""
-        return f"GridPG {self.n}x{self.n}{' shrunk' * (self.fit == 'shrink')}"
+        return f"GridPG {self.n}x{self.n}{' shrunk' * (self.fit == 'shrink')}{self._seeded}"
 
     def __len__(self) -> int:
         return self.count * self.n**2

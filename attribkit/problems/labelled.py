@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -97,6 +98,10 @@ class Batches:
         alike = {(tuple(each.regions), tuple(each.groups), each.targets.kind) for each in batches}
         if len(alike) > 1:
             raise BadInput("source: got batches with other regions, groups or kinds of target, allowed: the same in all of them")
+        names = [name for each in batches for name in each.ids]
+        twice = next((name for name, times in Counter(names).items() if times > 1), None)
+        if twice is not None:
+            raise BadInput(f"source: got two images with the id {twice!r}, allowed: an id of its own for each")
         self.model, self.batches = model, tuple(batches)
         self._rows = [(batch, row) for batch in self.batches for row in range(len(batch))]
 

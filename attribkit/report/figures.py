@@ -1,4 +1,4 @@
-"""Pictures of maps: one beside its image, one method's, several methods' side by side."""
+"""Pictures of maps: one beside its image, one method's, several methods' side by side; and, from their own files, those of scores."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from ..errors import BadInput, UnknownName
 from ..maps import resize
 from .aggregated import PERCENTS, Aggregated
 from .drawing import EDGE, GAP, Axes, Box, Figure, Pixels, Sheet, Values, finite, painted, pixels, scale_of, shown, stretched
+from .leaderboard import leaderboard_figure as leaderboard_figure
+from .score_figures import box_figure as box_figure
+from .score_figures import curve_figure as curve_figure
 
 SIDE, MEAN_SIDE = 2.6, 1.25  # inches: the longer side of a panel, of a mean map
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import BadInput
+from ..scores import Scores
 from ..scoring.summaries import Comparison, Summary
 from .charts import (
     FAINT,
@@ -47,13 +48,15 @@ class _Board(NamedTuple):
         return 0.5 + ROW * len(self.rows) + 0.32
 
 
-def leaderboard_figure(rows: Iterable[Summary], *, comparisons: Iterable[Comparison] = (), title: str = "") -> Figure:
+def leaderboard_figure(rows: Scores | Iterable[Summary], *, comparisons: Iterable[Comparison] = (), title: str = "") -> Figure:
     """A panel for each metric, problem and model: methods from the best, each a dot (mean) with its 95 % interval.
 
-    `rows` are those of `Scores.table()`, without groups or of one of them; `comparisons` those of `Scores.compare_all()`: a bar beside the
-    panel joins methods of which none is better than another at the 5 % level. A broken line is the mean score of a map that says nothing.
+    `rows` are scores, or rows of `Scores.table()`, without groups or of one of them; `comparisons` those of `Scores.compare_all()`: a bar
+    beside the panel joins methods of which none is better than another at the 5 % level. A broken line is the mean score of a map that
+    says nothing.
     """
-    boards = _boards(rows, comparisons)
+    given = (rows.table(), comparisons or rows.compare_all()) if isinstance(rows, Scores) else (rows, comparisons)
+    boards = _boards(*given)
     if not boards:
         raise BadInput("leaderboard_figure: got no rows, allowed: at least one")
     every = [row for board in boards for row in board.rows]

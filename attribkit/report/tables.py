@@ -95,6 +95,7 @@ def _leaders(written: _Written, rows: list[Summary], ranks: dict[tuple[str, str,
     """The table of one problem and model."""
     found = {(row.method, row.metric): row for row in rows}
     metrics = list({row.metric: row for row in rows}.values())
+    most = {column.metric: max(row.count for row in rows if row.metric == column.metric) for column in metrics}
     order = list(dict.fromkeys(row.method for row in sorted(rows, key=_order(metrics[0], controls))))
     head = ["method", *(f"{written.plain(row.metric)} {ARROWS[row.higher_is_better]}" for row in metrics)]
     body = []
@@ -104,7 +105,7 @@ def _leaders(written: _Written, rows: list[Summary], ranks: dict[tuple[str, str,
         for column in metrics:
             row = found.get((method, column.metric))
             best = row is not None and ranks[row.problem, row.model, row.metric, row.method].rank == 1
-            cell = "" if row is None else _cell(row)
+            cell = "" if row is None else _cell(row) + (f" (n = {row.count})" if 0 < row.count < most[column.metric] else "")
             cells.append(written.strong(cell) if best else mark(cell) if cell else "")
         body.append(cells)
     chances = [next((row.chance for row in rows if row.metric == column.metric and row.chance == row.chance), None) for column in metrics]

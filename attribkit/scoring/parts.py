@@ -111,6 +111,17 @@ class Column:
         """The scores that are finite."""
         return self.scores[np.isfinite(self.scores)].astype(np.float64)
 
+    def named(self, names: Mapping[str, Sequence[str]]) -> Column:
+        """The same with a name in the place of each code of a group; an empty name is no label."""
+
+        def put(codes: NDArray[np.object_], own: Sequence[str]) -> NDArray[np.object_]:
+            labels = np.empty(len(codes), np.object_)
+            labels[:] = [None if code is None else own[int(code)] or None for code in codes]
+            return labels
+
+        groups = {name: put(codes, names[name]) if name in names else codes for name, codes in self.groups.items()}
+        return dataclasses.replace(self, groups=groups)
+
     def sorted(self, places: Index) -> Column:
         """The rows in the order of the images' places."""
         return self[np.argsort(places[self.index])]

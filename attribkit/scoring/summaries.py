@@ -13,8 +13,9 @@ Label = int | float | bool | str
 class Summary:
     """One method by one metric on one problem, or on one group of its images.
 
-    `low` and `high` are the 95 % percentile bootstrap interval of the mean; `count` images have a score, `undefined` have none;
-    `chance` is the mean score of a map that says nothing, NaN where that is not defined; `group` is None without groups.
+    `std` is the standard deviation of the scores, `low` and `high` the 95 % percentile bootstrap interval of their mean; `count` images
+    have a score, `undefined` have none; `chance` is the mean score of a map that says nothing on those that have, NaN where that is not
+    defined; `group` is None without groups.
     """
 
     problem: str
@@ -26,6 +27,7 @@ class Summary:
     low: float
     high: float
     median: float
+    std: float
     count: int
     undefined: int
     chance: float

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import sys
 from typing import get_args
 
 import pytest
@@ -12,10 +13,11 @@ from examples import small
 from models import GapCNN, LinearModel, Raising, Recorded, ResidualCNN, TinyViT, adapted
 
 from attribkit import METRICS, Attribution, BadInput, Batch, Targets, Unsupported
-from attribkit.methods import GradCAM, InputXGradient, RandomMap
+from attribkit.methods import GradCAM, Gradient, InputXGradient, Method, RandomMap
 from attribkit.methods.controls import Oracle
-from attribkit.metrics import Metric, metric
+from attribkit.metrics import Metric, draws, metric
 from attribkit.metrics.base import Anew, Family
+from attribkit.noise import keys
 from attribkit.registry import read
 
 SIZE = (24, 40)
@@ -34,8 +36,13 @@ def batch_for(model, rows: int = 3) -> Batch:
     return Batch(images, Targets(index), tuple(f"image-{i}" for i in range(rows)), {"object": regions, "other": 1 - regions})
 
 
+def by_default(chosen: Metric) -> Method:
+    """A method whose maps the metric has something to say of: faithfulness is also asked of what claims to add up."""
+    return InputXGradient() if chosen.family == "faithfulness" else GradCAM()
+
+
 def scored(chosen, model, batch, by=None) -> torch.Tensor:
-    by = by or GradCAM()
+    by = by or by_default(chosen)
     return chosen(model, batch, by(model, batch), by)
 
 
@@ -75,11 +82,12 @@ def test_an_images_score_depends_neither_on_its_batch_nor_on_its_place(chosen):
 def test_how_many_rows_run_at_once_changes_nothing(chosen):
     module = Recorded(ResidualCNN())
     batch = batch_for(adapted(module))
-    maps = GradCAM()(adapted(module), batch)
-    whole = chosen(adapted(module), batch, maps, GradCAM())
+    by = by_default(chosen)
+    maps = by(adapted(module), batch)
+    whole = chosen(adapted(module), batch, maps, by)
     module.rows.clear()
     narrow = adapted(module, max_rows=2)
-    torch.testing.assert_close(chosen(narrow, batch, maps, GradCAM()), whole, rtol=1e-3, atol=1e-4, equal_nan=True)
+    torch.testing.assert_close(chosen(narrow, batch, maps, by), whole, rtol=1e-3, atol=1e-4, equal_nan=True)
     assert max(module.rows, default=0) <= 2
 
 
@@ -145,6 +153,56 @@ def test_odd_maps_have_a_score_or_nan(chosen, maps):
     }[maps]
     scores = chosen(model, batch, with_maps(odd, made), GradCAM())
     assert scores.shape == (3,) and not torch.isinf(scores).any()
+
+
+@pytest.mark.parametrize("chosen", ALL)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_a_map_that_is_not_finite_has_nan_and_the_others_their_scores(chosen, value):
+    model, by = adapted(GapCNN()), by_default(chosen)
+    batch = batch_for(model, 4)
+    made = by(model, batch)
+    broken = made.maps.clone()
+    broken[1, 2, 3] = value
+    broken[3] = value
+    expected = chosen(model, batch, made, by)
+    expected[[1, 3]] = torch.nan
+    torch.testing.assert_close(chosen(model, batch, with_maps(broken, made), by), expected, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("chosen", [each for each in ALL if isinstance(each.values[0], Anew)])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_a_map_that_is_compared_with_one_that_is_not_finite_has_nan(chosen, value):
+    model = adapted(GapCNN())
+    batch = batch_for(model)
+
+    def explain(other, some):
+        made = Gradient()(other, some)
+        broken = made.maps.clone()
+        rows = [row for row, name in enumerate(made.ids) if name.endswith("image-1")]
+        broken[rows, 2, 3] = value
+        return with_maps(broken, made)
+
+    assert chosen(model, batch, Gradient()(model, batch), Gradient()).isfinite().all()
+    assert chosen(model, batch, Gradient()(model, batch), explain).isnan().tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("chosen", ALL)
+def test_no_metric_draws_what_a_method_draws(chosen, monkeypatch):
+    # RandomMap(seed=0) has the numbers that begin with keys(images, 0); parts of the image by the same ones would be chosen by it.
+    model = adapted(GapCNN())
+    batch = batch_for(model)
+    drawn = []
+
+    def recorded(*asked, **more):
+        drawn.append(keys(*asked, **more))
+        return drawn[-1]
+
+    monkeypatch.setattr(draws, "keys", recorded)
+    scored(chosen, model, batch)
+    known = torch.cat([keys(batch.images, *seeds) for seeds in ((), (0,), (1,), (0, 0), (0, 1))])
+    assert not any(torch.isin(key, known).any() for key in drawn)
+    modules = [each for name, each in sys.modules.items() if name.startswith("attribkit.metrics.") and each is not draws]
+    assert len(modules) > 10 and not [each.__name__ for each in modules if hasattr(each, "keys")]
 
 
 @pytest.mark.parametrize("chosen", ALL)
