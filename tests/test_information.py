@@ -15,6 +15,7 @@ from torch import nn
 from attribkit.attribution import Attribution
 from attribkit.batch import Batch, Targets
 from attribkit.errors import BadInput, Unsupported
+from attribkit.methods import RandomMap
 from attribkit.metrics import AIC, SIC, Reading, area_under, information, information_curve, metric
 from attribkit.metrics.information import THRESHOLDS, _always_shown, through
 from attribkit.metrics.picture_size import entropy_size, webp_size
@@ -124,6 +125,9 @@ def test_what_is_always_shown_is_a_hundredth_and_the_corners_and_the_images_own(
     assert shown[:, [0, 0, -1, -1], [0, -1, 0, -1]].all()
     assert all(20 <= count <= 24 for count in shown.sum((1, 2)).tolist())
     assert shown[0].equal(shown[2]) and not shown[0].equal(shown[1]) and not shown.equal(_always_shown(images, 1))
+    control = RandomMap()(adapted(GapCNN()), Batch(images[:2], Targets(torch.tensor([0, 1])), ("a", "b"))).maps.flatten(1)
+    first = control.argsort(1, descending=True)[:, :20]  # of which another draw shows one in a hundred
+    assert shown[:2].flatten(1).gather(1, first).sum() <= 4
 
 
 # Scores --------------------------------------------------------------------------------------------------------------------------------

@@ -10,10 +10,11 @@ from torchvision import models as tv
 
 import attribkit as ak
 from attribkit import BadInput, Batch, Targets, Unsupported
-from attribkit.methods import AtLayer, Captum, GradCAM, Gradient, HiResCAM, InputXGradient, IntegratedGradients, LayerCAM
+from attribkit.methods import XRAI, AtLayer, Captum, GradCAM, Gradient, HiResCAM, InputXGradient, IntegratedGradients, LayerCAM
 from attribkit.methods.cam import GradCAMPlusPlus, OnePass, XGradCAM
 from attribkit.methods.levels import at_layers
 from attribkit.model.levels import place
+from attribkit.segments import Squares
 
 
 def batch_for(size=SIZE, rows: int = 2, classes: int = 5) -> Batch:
@@ -156,6 +157,14 @@ def test_every_level_has_a_map_at_its_own_resolution():
     batch = batch_for()
     for like in (GradCAM(), Gradient()):
         assert [tuple(each(model, batch).maps.shape[1:]) for each in at_layers(like)] == [SIZE, (12, 20), (6, 10)]
+
+
+def test_a_method_that_divides_the_picture_is_told_the_map_of_the_layer():
+    first, middle, last = at_layers(XRAI(method=Gradient(), segmenter=Squares(8)))
+    assert first == XRAI(method=Gradient(), segmenter=Squares(8))
+    assert [made.method for made in (middle, last)] == [AtLayer(Gradient(), layer=layer) for layer in ("middle", "final")]
+    model = adapted(GapCNN())
+    assert middle(model, batch_for()).maps.shape[1:] == SIZE
 
 
 class Named(GapCNN):

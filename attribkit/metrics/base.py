@@ -28,9 +28,10 @@ class Metric(Settings, ABC):
 
     Called with a model, a batch and an attribution of it, it gives one score per image, (B,), on the model's device. An image's score
     depends on neither its batch nor its place there; what is not defined for an image is NaN, and nothing else is: a map that is not
-    finite has NaN. A random metric takes a `seed`. `higher_is_better` is its direction; `chance` the score of a map that says nothing, where that is one number, and
-    `chances` the same image by image, where it depends on the image. `family` says what is asked of a map, `cost` in words how much is
-    asked of the model. A metric that has a setting `region` compares maps with that region of the batch, by default its first.
+    finite has NaN. A random metric takes a `seed`. `higher_is_better` is its direction; `chance` the score of a map that says nothing,
+    where that is one number, and `chances` the same image by image, where it depends on the image. `family` says what is asked of a map,
+    `cost` in words how much is asked of the model. A metric that has a setting `region` compares maps with that region of the batch, by
+    default its first.
     """
 
     name: ClassVar[str]
