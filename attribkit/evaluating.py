@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from .model.adapter import VisionModel
 from .problems.base import Problem
 from .progress import Pace
 from .scores import Failure, Key, Scores
+from .scoring.files import FIXED
 
 CONTROLS: tuple[Method, ...] = (RandomMap(), CentreMap(), EdgeMap())
 CONTROL_KINDS = (RandomMap, CentreMap, EdgeMap, Oracle)
@@ -67,24 +69,15 @@ def scores_of(
         try:
             yield each, each(model, batch, maps, by)
         except Exception as error:  # a model's own code may raise anything, and what others make of these maps must not be lost
-            yield each, error
+            yield each, error.with_traceback(None)
 
 
-class _Begun:
-    """A problem that has yielded its first batch, by which it is seen whether what is asked can be answered at all."""
+class _Begun(NamedTuple):
+    """A problem whose first batch has been seen: what tables call it and its model, and why some metrics cannot be asked there."""
 
-    def __init__(self, problem: Problem, label: str) -> None:
-        self.problem, self.label = problem, label
-        self._rest = iter(problem)
-        self.first = next(self._rest, None)
-
-    def batches(self) -> Iterator[tuple[VisionModel, Batch]]:
-        """All batches, of which none is kept here."""
-        first, self.first = self.first, None
-        if first is not None:
-            yield first
-        del first
-        yield from self._rest
+    problem: Problem
+    on: Key
+    lacking: dict[Metric, str]
 
 
 class _Asked(NamedTuple):
@@ -94,6 +87,7 @@ class _Asked(NamedTuple):
     by: Method
     model: VisionModel
     batch: Batch
+    metrics: list[Metric]
     chances: dict[Metric, Tensor | None]
 
     @property
@@ -118,8 +112,7 @@ class Run:
         self.scores = Scores()
         self._error: Exception | None = None
         self._gone: set[tuple[Key, Method, Metric | None]] = set()
-        self._unasked: set[tuple[str, Metric]] = set()
-        self._vain: dict[tuple[Key, Method], int] = {}  # images without a map, until there is one
+        self._vain: dict[tuple[Key, Method, Metric | None], int] = {}  # images in a row of which nothing came; below 0 before the first
         for each in (self.methods, self.metrics):
             names = [some.brief() for some in each]
             twice = next((name for name in names if names.count(name) > 1), None)
@@ -132,40 +125,54 @@ class Run:
         return [*self.methods, *self.controls]
 
     def begun(self, problems: Sequence[Problem]) -> list[_Begun]:
-        """The problems with their first batches: before any work, `BadInput` where a metric compares with regions that there are not."""
-        found, names = [], list[tuple[str, str]]()
+        """The problems, each with a look at its first batch: `BadInput`, before any work, where a metric could be asked nowhere."""
+        found: list[_Begun] = []
         for problem in problems:
-            names.append((problem.label, getattr(getattr(problem, "model", None), "name", "")))
-            number = names.count(names[-1])
-            label = problem.label if number == 1 else f"{problem.label} ({number})"
+            on = self._named(problem, {each.on for each in found})
             try:
-                found.append(_Begun(problem, label))
-            except AttribkitError as error:
-                self._ended(label, error)
-        self._check_regions([each for each in found if each.first is not None])
+                first = next(iter(problem), None)
+                if first is not None:
+                    found.append(_Begun(problem, on, _lacking(self.metrics, on.problem, first[1])))
+            except Exception as error:  # a source may raise anything, and the other problems have their turn
+                self._ended(on.problem, error)
+        nowhere = next((each for each in self.metrics if found and all(each in begun.lacking for begun in found)), None)
+        if nowhere is not None and self._error is None:
+            raise BadInput(found[0].lacking[nowhere])
+        for begun in found:
+            self.scores.failures += [Failure(begun.on.problem, each.brief(), why) for each, why in begun.lacking.items()]
         return found
 
     def on(self, begun: _Begun, pace: _Paced) -> None:
         """Score everything on one problem."""
-        batches = begun.batches()
-        while (found := self._next(begun.label, batches)) is not None:
-            model, batch = found
-            key = Key(begun.label, getattr(begun.problem, "model", model).name, "", "")
-            chances: dict[Metric, Tensor | None] = {}
-            for each in [*self.lined_up, *self._oracles(batch)]:
-                asked = _Asked(key._replace(method=each.brief()), each, model, batch, chances)
-                if (key, each, None) not in self._gone:
-                    self._luck(key, each, len(batch), done=self._scored(asked))
-                pace.on(len(batch) if not isinstance(each, Oracle) else 0, f"{begun.label}, {each.brief()}")
-            del found, batch
-        self.scores.name_groups(begun.label, getattr(begun.problem, "group_names", {}))
-        self.scores.failures.extend(getattr(begun.problem, "failures", ()))
+        batches = iter(begun.problem)
+        while (found := self._next(begun.on.problem, batches)) is not None:
+            self._scored_by_all(begun, *found, pace)
+            del found
+        self.scores.name_groups(begun.on, getattr(begun.problem, "group_names", {}))
+        known = set(self.scores.failures)  # problems may share a source, and what cannot be read there
+        self.scores.failures += [each for each in getattr(begun.problem, "failures", ()) if each not in known]
+
+    def _scored_by_all(self, begun: _Begun, model: VisionModel, batch: Batch, pace: _Paced) -> None:
+        chances: dict[Metric, Tensor | None] = {}
+        for each in [*self.lined_up, *self._oracles(batch)] if len(batch) else []:
+            if (begun.on, each, None) not in self._gone:
+                asked = [some for some in self.metrics if some not in begun.lacking]
+                done = self._scored(_Asked(begun.on._replace(method=each.brief()), each, model, batch, asked, chances))
+                self._luck((begun.on, each, None), len(batch), done=done)
+            pace.on(len(batch) if not isinstance(each, Oracle) else 0, f"{begun.on.problem}, {each.brief()}")
+
+    @staticmethod
+    def _named(problem: Problem, taken: set[Key]) -> Key:
+        """What tables call a problem and its model; a number tells problems of one name apart."""
+        model = getattr(getattr(problem, "model", None), "name", "")
+        names = (problem.label if number == 1 else f"{problem.label} ({number})" for number in itertools.count(1))
+        return next(key for name in names if (key := Key(name, model, "", "")) not in taken)
 
     def check(self) -> None:
         """Raise if none of the methods that were asked for has a score: what ended a problem, or `Unsupported`."""
         asked = {each.brief() for each in self.methods}
         if not any(key.method in asked for key in self.scores.keys()):  # noqa: SIM118 - no mapping
-            if self._error is not None:
+            if self._error is not None and len(self.scores.failures) == 1:
                 raise self._error
             reasons = [f"{failure.id}: {failure.reason}" for failure in self.scores.failures]
             raise Unsupported("; ".join(reasons[:3]) or "the problems have no images")
@@ -178,45 +185,52 @@ class Run:
             self._ended(label, error)
             return None
 
-    def _luck(self, key: Key, by: Method, count: int, *, done: bool) -> None:
-        """Give up a method of which nothing has come so far and, of so many images, nothing will."""
-        before = self._vain.get((key, by), 0)
-        self._vain[key, by] = -1 if done or before < 0 else before + count
-        if self._vain[key, by] >= PATIENCE:
-            self._gone.add((key, by, None))
+    def _luck(self, what: tuple[Key, Method, Metric | None], count: int, *, done: bool) -> None:
+        """Give up what nothing has come of, for so many images in a row that nothing will."""
+        before = self._vain.get(what, 0)
+        self._vain[what] = -9 * PATIENCE if done else before + count
+        if not done and before and self._vain[what] >= PATIENCE:
+            self._gone.add(what)
+            on, by, metric = what
+            stage = "explain" if metric is None else metric.brief()
+            self.scores.failures.append(Failure(f"{by.brief()} on {on.problem}", stage, "given up, after failing again and again"))
 
     def _ended(self, label: str, error: Exception) -> None:
-        self._error = error
+        self._error = error.with_traceback(None)  # which would keep the batch that it came from
         self.scores.failures.append(Failure(label, "problem", _said(error)))
 
     def _scored(self, it: _Asked) -> bool:
         """Score a method on a batch, or, where it fails, on its parts, so that one image does not cost the others; whether any was done."""
+        maps = self._maps(it)
+        if isinstance(maps, Attribution):
+            self._score(it, maps)
+            return True
+        if isinstance(maps, Unsupported) or len(it.batch) == 1:
+            self._failed(it, None, maps)
+            return False
+        middle = len(it.batch) // 2
+        parts = [it._replace(batch=it.batch[rows], chances={}) for rows in (slice(0, middle), slice(middle, None))]
+        return any([self._scored(part) for part in parts])
+
+    @staticmethod
+    def _maps(it: _Asked) -> Attribution | Exception:
         try:
-            maps = it.by(it.model, it.batch)
-        except Exception as error:  # as above; the other methods' scores of this batch, and this one's of others
-            if isinstance(error, Unsupported) or len(it.batch) == 1:
-                self._failed(it, None, error)
-                return False
-            middle = len(it.batch) // 2
-            parts = [it._replace(batch=it.batch[rows], chances={}) for rows in (slice(0, middle), slice(middle, None))]
-            return any([self._scored(part) for part in parts])
-        asked = [each for each in self.metrics if self._asks(it, each)]
+            return it.by(it.model, it.batch)
+        except Exception as error:  # a method's or a model's own code may raise anything; the others' scores must not be lost
+            return error.with_traceback(None)
+
+    def _score(self, it: _Asked, maps: Attribution) -> None:
+        asked = [each for each in it.metrics if (it.on, it.by, each) not in self._gone and _suits(each, it.by, it.batch)]
         found: dict[Metric, Tensor] = {}
         for each, values in scores_of(it.model, it.batch, maps, it.by, asked):
-            try:
-                if isinstance(values, Exception):
-                    raise values
+            if isinstance(values, Exception):
+                self._failed(it, each, values)
+            else:
                 self._add(it, each, values)
                 found[each] = values
-            except Exception as error:  # as above
-                self._failed(it, each, error)
+            self._luck((it.on, it.by, each), len(it.batch), done=each in found)
         if self.watch is not None:
             self.watch(it.key.problem, it.by, it.batch, maps, found)
-        return True
-
-    def _asks(self, it: _Asked, metric: Metric) -> bool:
-        gone = (it.on, it.by, metric) in self._gone or (it.key.problem, metric) in self._unasked
-        return not gone and _suits(metric, it.by, it.batch)
 
     def _add(self, it: _Asked, metric: Metric, values: Tensor) -> None:
         if metric not in it.chances:  # which all methods share
@@ -239,17 +253,8 @@ class Run:
         if not (self.controls and batch.regions):
             return []
         first = next(iter(batch.regions))
-        return [Oracle(name) for name in dict.fromkeys(_region(each) or first for each in self.metrics)]
-
-    def _check_regions(self, begun: Sequence[_Begun]) -> None:
-        """Leave out a metric where the region that it compares with is not known; `BadInput` if it is known nowhere."""
-        for asked in self.metrics:
-            lacking = {each.label: why for each in begun if each.first is not None and (why := _lacks(asked, each.label, each.first[1]))}
-            if lacking and len(lacking) == len(begun):
-                raise BadInput(next(iter(lacking.values())))
-            for label, why in lacking.items():
-                self._unasked.add((label, asked))
-                self.scores.failures.append(Failure(label, asked.brief(), why))
+        names = dict.fromkeys(_region(each) or first for each in self.metrics)
+        return [made for name in names if name in batch.regions and (made := Oracle(name)) not in self.methods]
 
 
 class _Paced:
@@ -276,7 +281,7 @@ def _problems(given: Any) -> list[Problem]:
     """One or several problems; a problem is itself iterable, and known by its label."""
     several = isinstance(given, Iterable) and not isinstance(given, str | Batch)
     found = [given] if hasattr(given, "label") else list(given) if several else []
-    wrong = [each for each in found or [given] if not hasattr(each, "label") or not hasattr(each, "__len__")]
+    wrong = [each for each in found or [given] if isinstance(each, type) or not hasattr(each, "label") or not hasattr(each, "__len__")]
     if wrong:
         got = repr(wrong[0]) if isinstance(wrong[0], str) else type(wrong[0]).__name__
         hint = "; Labelled(model, [batch]) makes one of a Batch" if isinstance(wrong[0], Batch) else ""
@@ -294,6 +299,14 @@ def _several(given: Any, one: tuple[type, ...]) -> list[Any]:
 
 def _settings(of: Metric) -> set[str]:
     return {field.name for field in dataclasses.fields(of)}  # type: ignore[arg-type]
+
+
+def _lacking(metrics: Sequence[Metric], label: str, batch: Batch) -> dict[Metric, str]:
+    """The metrics that cannot be asked of such images, and why; `BadInput` where nothing can be kept of them."""
+    taken = next((name for name in batch.groups if name in FIXED), None)
+    if taken is not None:
+        raise BadInput(f"{label}: a group is called {taken!r}, allowed: any name but {', '.join(FIXED)}")
+    return {each: why for each in metrics if (why := _lacks(each, label, batch))}
 
 
 def _lacks(metric: Metric, label: str, batch: Batch) -> str:

@@ -175,10 +175,10 @@ class Scores:
                     **after,
                 }
 
-    def name_groups(self, problem: str, names: Mapping[str, Sequence[str]]) -> None:
-        """Put names in the place of the codes, 0, 1, ..., of groups of a problem's images; an image whose name is empty has no label."""
+    def name_groups(self, on: Key, names: Mapping[str, Sequence[str]]) -> None:
+        """Put names in the place of the codes, 0, 1, ..., of groups, for the problem and the model of `on`; an empty name is no label."""
         if names:
-            self._piles = {key: [column.named(names) if key.problem == problem else column] for key, column in self._read().items()}
+            self._piles = {key: [column.named(names) if key[:2] == on[:2] else column] for key, column in self._read().items()}
 
     def write_csv(self, path: str | Path) -> Path:
         """Write the rows as CSV, UTF-8, which `read_csv` reads back as they are; the file appears once it is complete.

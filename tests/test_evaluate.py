@@ -9,7 +9,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from models import Dead, GapCNN, LinearModel, adapted
+from models import Dead, GapCNN, LinearModel, ResidualCNN, adapted
 from PIL import Image
 from torch import Tensor
 
@@ -140,7 +140,7 @@ def test_no_batch_is_kept_when_the_next_one_comes():
     problem = Drawn(adapted(GapCNN()), 30, 3)
     ak.evaluate(problem, ["grad_cam", "gradient"], ["energy_inside", "attention_iou", "deletion"])
     assert max(problem.alive) <= 1  # the one that was yielded last
-    assert len(problem.alive) == 10
+    assert len(problem.alive) == 11  # and a look at the first batch, before any work
 
 
 def test_a_method_that_does_not_suit_is_told_and_the_rest_goes_on():
@@ -420,7 +420,8 @@ def test_a_method_that_fails_on_everything_is_given_up(tables):
             raise RuntimeError("no")
 
     scores = ak.evaluate(Drawn(adapted(GapCNN()), 200, 8), [Hopeless(), "gradient"], "sparseness", controls=False)
-    assert calls.count(8) == 4 and len(scores.failures) == 32 and len(scores) == 200
+    assert calls.count(8) == 4 and len(scores) == 200
+    assert len(scores.failures) == 32 + 1 and scores.failures[-1].reason.startswith("given up")
 
 
 @pytest.mark.parametrize(
@@ -487,3 +488,103 @@ def test_one_cell_alone_is_the_plain_model():
     ]
     scores = ak.evaluate(problems, "gradient", "localization_score", controls=False)
     assert [row["score"] for row in scores.rows()] == [1.0] * 9
+
+
+def pictures(folder, count=4):
+    draw = np.random.default_rng(0)
+    lines = ["path,label,box:object,group:habitat"]
+    for place in range(count):
+        Image.fromarray(draw.integers(0, 255, (30, 50, 3), np.uint8)).save(folder / f"{place}.png")
+        lines.append(f"{place}.png,{place % 2},0 0 20 20,{('land', '', 'water')[place % 3]}")
+    (folder / "list.csv").write_text("\n".join(lines))
+    return folder / "list.csv"
+
+
+def test_two_models_on_one_manifest_keep_their_rows_and_labels(tmp_path):
+    manifest = pictures(tmp_path)
+    problems = [ak.problems.Labelled(adapted(network()), manifest) for network in (GapCNN, ResidualCNN)]
+    scores = ak.evaluate(problems, "gradient", "energy_inside", controls=False)
+    habitats = {"0.png": "land", "1.png": None, "2.png": "water", "3.png": "land"}
+    assert {(row["model"], row["id"]): row["habitat"] for row in scores.rows()} == {
+        (model, name): habitat for model in ("GapCNN", "ResidualCNN") for name, habitat in habitats.items()
+    }
+    assert {(row.model, row.group, row.count) for row in scores.table(by="habitat")} == {
+        (model, group, count) for model in ("GapCNN", "ResidualCNN") for group, count in (("land", 2), ("water", 1))
+    }
+
+
+def test_regions_are_known_for_each_model_apart():
+    bare, whole = Drawn(adapted(GapCNN()), 2, regions=False), Drawn(adapted(ResidualCNN()), 2)
+    scores = ak.evaluate([bare, whole], "gradient", ["energy_inside", "sparseness"], controls=False)
+    assert {(row["model"], row["metric"]) for row in scores.rows()} == {
+        ("GapCNN", "Sparseness()"),
+        ("ResidualCNN", "Sparseness()"),
+        ("ResidualCNN", "EnergyInside()"),
+    }
+    with pytest.raises(BadInput, match="drawn has none"):
+        ak.evaluate([bare, Drawn(adapted(ResidualCNN()), 2, regions=False)], "gradient", ["energy_inside", "sparseness"])
+
+
+def test_a_batch_of_nothing_is_passed_over():
+    class Gaps(Drawn):
+        def __iter__(self):
+            for model, batch in super().__iter__():
+                yield model, batch[:0]
+                yield model, batch
+
+    scores = ak.evaluate(Gaps(adapted(GapCNN())), ["gradient", "grad_cam"], "sparseness", controls=False)
+    assert len(scores) == 14 and not scores.failures
+
+
+def test_an_oracle_is_asked_where_its_region_is_and_once():
+    with_rest, without = Drawn(adapted(GapCNN()), 3), Drawn(adapted(GapCNN()), 3)
+    without.label = "without"
+    made = without._yielded
+
+    def yielded(images, region, rows):
+        model, batch = made(images, region, rows)
+        return model, dataclasses.replace(batch, regions={"object": region})
+
+    without._yielded = yielded
+    scores = ak.evaluate([with_rest, without], ["gradient", Oracle("object")], ["EnergyInside(region='rest')", "sparseness"])
+    assert [tuple(failure)[:2] for failure in scores.failures] == [("without", "EnergyInside(region='rest')")]
+    asked = {(row["problem"], row["method"], row["metric"]) for row in scores.rows() if "Oracle" in row["method"]}
+    assert asked == {
+        ("drawn", "Oracle(region='rest')", "EnergyInside(region='rest')"),
+        ("drawn", "Oracle(region='rest')", "Sparseness()"),
+        ("drawn", "Oracle(region='object')", "Sparseness()"),
+        ("without", "Oracle(region='object')", "Sparseness()"),
+    }
+
+
+def test_a_source_that_breaks_at_once_costs_itself_alone():
+    class Gone(Drawn):
+        label = "gone"
+
+        def __iter__(self):
+            raise OSError("no such disk")
+
+    gone = Gone(adapted(GapCNN()))
+    gone.label = "gone"
+    scores = ak.evaluate([gone, Drawn(adapted(GapCNN()), 2)], "gradient", "sparseness", controls=False)
+    assert len(scores) == 2 and [tuple(each) for each in scores.failures] == [("gone", "problem", "OSError: no such disk")]
+
+
+def test_a_group_that_would_hide_a_column_is_refused_before_any_work():
+    class Named(Drawn):
+        def _yielded(self, images, region, rows):
+            model, batch = super()._yielded(images, region, rows)
+            return model, dataclasses.replace(batch, groups={"score": torch.zeros(len(batch))})
+
+    with pytest.raises(BadInput, match="drawn: a group is called 'score'"):
+        ak.evaluate(Named(adapted(GapCNN())), "gradient", "sparseness")
+
+
+def test_what_cannot_be_read_is_told_once_though_problems_share_it(tmp_path):
+    manifest = pictures(tmp_path)
+    (tmp_path / "1.png").write_bytes(b"no picture")
+    model = adapted(GapCNN())
+    source = ak.problems.Labelled(model, manifest, batch_size=2)
+    scores = ak.evaluate([source, source], "gradient", "sparseness", controls=False)
+    assert [failure.id for failure in scores.failures] == ["1.png"]
+    assert {row["problem"] for row in scores.rows()} == {source.label, f"{source.label} (2)"}

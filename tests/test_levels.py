@@ -10,7 +10,7 @@ from torchvision import models as tv
 
 import attribkit as ak
 from attribkit import BadInput, Batch, Targets, Unsupported
-from attribkit.methods import XRAI, AtLayer, Captum, GradCAM, Gradient, HiResCAM, InputXGradient, IntegratedGradients, LayerCAM
+from attribkit.methods import XRAI, AtLayer, Captum, GradCAM, Gradient, HiResCAM, InputXGradient, IntegratedGradients, LayerCAM, Smooth
 from attribkit.methods.cam import GradCAMPlusPlus, OnePass, XGradCAM
 from attribkit.methods.levels import at_layers
 from attribkit.model.levels import place
@@ -165,6 +165,8 @@ def test_a_method_that_divides_the_picture_is_told_the_map_of_the_layer():
     assert [made.method for made in (middle, last)] == [AtLayer(Gradient(), layer=layer) for layer in ("middle", "final")]
     model = adapted(GapCNN())
     assert middle(model, batch_for()).maps.shape[1:] == SIZE
+    assert [made.method.layer for made in at_layers(XRAI(method=GradCAM(), segmenter=Squares(8)))] == ["input", "middle", "final"]
+    assert [made.method.layer for made in at_layers(Smooth(GradCAM(), samples=2))] == ["input", "middle", "final"]
 
 
 class Named(GapCNN):

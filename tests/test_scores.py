@@ -461,7 +461,7 @@ def test_codes_of_groups_get_their_names_and_an_empty_name_is_no_label():
     batch = batch_of(names(4), {"habitat": torch.tensor([1, 0, 2, 1])})
     scores.add(KEY, batch, torch.tensor([1.0, 2, 3, 5]))
     scores.add(KEY._replace(problem="other"), batch, torch.tensor([1.0, 2, 3, 5]))
-    scores.name_groups(KEY.problem, {"habitat": ("", "land", "water")})
+    scores.name_groups(KEY, {"habitat": ("", "land", "water")})
     rows = {(row["problem"], row["id"]): row["habitat"] for row in scores.rows()}
     assert [rows[KEY.problem, name] for name in names(4)] == ["land", None, "water", "land"]
     assert [rows["other", name] for name in names(4)] == [1, 0, 2, 1]

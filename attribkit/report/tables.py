@@ -108,7 +108,8 @@ def _leaders(written: _Written, rows: list[Summary], ranks: dict[tuple[str, str,
             cell = "" if row is None else _cell(row) + (f" (n = {row.count})" if 0 < row.count < most[column.metric] else "")
             cells.append(written.strong(cell) if best else mark(cell) if cell else "")
         body.append(cells)
-    chances = [next((row.chance for row in rows if row.metric == column.metric and row.chance == row.chance), None) for column in metrics]
+    known = [[row for row in rows if row.metric == column.metric and row.chance == row.chance] for column in metrics]
+    chances = [max(each, key=lambda row: row.count).chance if each else None for each in known]  # over the most images
     if any(chance is not None for chance in chances):
         body.append(["a map that says nothing", *("" if chance is None else _number(chance) for chance in chances)])
     return written.table(head, body)

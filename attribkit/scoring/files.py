@@ -12,10 +12,10 @@ import numpy as np
 
 from ..errors import BrokenFile
 from .parts import Column
+from .summaries import YES, type_of
 
 ABOUT = ("problem", "model", "method", "metric")
 FIXED = (*ABOUT, "id", "target", "score", "chance", "higher_is_better", "control")
-YES = {"True": True, "False": False}
 
 
 class Read(NamedTuple):
@@ -46,7 +46,7 @@ def read_table(path: str | Path) -> Iterator[Read]:
     keys: dict[tuple[str, ...], list[tuple[int, list[str]]]] = {}
     for number, line in lines:
         keys.setdefault(tuple(line[:4]), []).append((number, line))
-    types = {name: _type_of([line[6 + place] for _, line in lines]) for place, name in enumerate(groups)}
+    types = {name: type_of([line[6 + place] for _, line in lines]) for place, name in enumerate(groups)}
     for about, own in keys.items():
         flags = {tuple(line[-2:]) for _, line in own}
         if len(flags) > 1 or not set(next(iter(flags))) <= set(YES):
@@ -97,17 +97,3 @@ def _column(path: str | Path, own: list[tuple[int, list[str]]], types: dict[str,
     index = np.zeros(len(own), np.int64)
     column = Column(index, np.array(targets, np.int64), groups, np.array(scores, np.float32), np.array(chances, np.float32))
     return [line[4] for _, line in own], column
-
-
-def _type_of(texts: Iterable[str]) -> Any:
-    """What the labels of a group are: truth values, whole numbers, numbers, or words."""
-    known = {text for text in texts if text}
-    if known <= set(YES):
-        return YES.__getitem__
-    for kind in (int, float):
-        try:
-            if all(str(kind(text)) == text for text in known):
-                return kind
-        except ValueError:
-            continue
-    return str

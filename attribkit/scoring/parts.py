@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..batch import Batch
 from ..errors import BadInput
-from .summaries import Label
+from .summaries import Label, type_of
 
 Index = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -115,8 +115,8 @@ class Column:
         """The same with a name in the place of each code of a group; an empty name is no label."""
 
         def put(codes: NDArray[np.object_], own: Sequence[str]) -> NDArray[np.object_]:
-            labels = np.empty(len(codes), np.object_)
-            labels[:] = [None if code is None else own[int(code)] or None for code in codes]
+            kind, labels = type_of(own), np.empty(len(codes), np.object_)
+            labels[:] = [None if code is None or not own[int(code)] else kind(own[int(code)]) for code in codes]
             return labels
 
         groups = {name: put(codes, names[name]) if name in names else codes for name, codes in self.groups.items()}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Generic, TypeVar
+from collections.abc import Iterable
+from typing import Any, Generic, TypeVar
 
 R = TypeVar("R")
 Label = int | float | bool | str
+YES = {"True": True, "False": False}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,3 +120,17 @@ def aligned(columns: list[list[str]]) -> str:
 
 def _is_number(text: str) -> bool:
     return text.lstrip("-")[:1].isdigit() or text in ("", "nan", "inf", "-inf")
+
+
+def type_of(texts: Iterable[str]) -> Any:
+    """What the labels of a group are: truth values, whole numbers, numbers, or words."""
+    known = {text for text in texts if text}
+    if known <= set(YES):
+        return YES.__getitem__
+    for kind in (int, float):
+        try:
+            if all(str(kind(text)) == text for text in known):
+                return kind
+        except ValueError:
+            continue
+    return str
