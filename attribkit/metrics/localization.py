@@ -18,7 +18,7 @@ from .regions import floating, fraction, overlaps, paired, shrunk, size_of
 if TYPE_CHECKING:
     from ..model.adapter import VisionModel
 
-_CELL = 224  # pixels along a cell's side, to which maps of a grid are brought unless a size is told
+CELL = 224  # pixels along a cell's side, to which maps of a grid are brought unless a size is told
 
 
 def localization_score(maps: Tensor, cell: int, n: int, interpolate: bool = True, *, size: tuple[int, int] | None = None) -> Tensor:
@@ -31,7 +31,7 @@ def localization_score(maps: Tensor, cell: int, n: int, interpolate: bool = True
         raise BadInput(f"localization_score: got cell {cell} of {n} x {n}, allowed: from 0 to {max(n, 1) ** 2 - 1}, n at least 1")
     maps = floating(maps, "localization_score")
     if interpolate:
-        maps = resize(maps, size or (max(maps.shape[-2], n * _CELL), max(maps.shape[-1], n * _CELL)))
+        maps = resize(maps, size or (max(maps.shape[-2], n * CELL), max(maps.shape[-1], n * CELL)))
     down, across = overlaps(n, maps.shape[-2], maps.device)[cell // n], overlaps(n, maps.shape[-1], maps.device)[cell % n]
     return _share(maps, torch.outer(down, across))
 

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from ..errors import BadInput
 from ..maps import positive, resize
+from ..metrics.localization import CELL
 from ..metrics.regions import overlaps
 
 PERCENTS = (0, 2, 5, 50, 95, 98, 100)  # of the grids, the best first: where one bin ends and the next begins
 PERCENTILE = 99.5
-CELL = 224  # pixels along a cell's side, to which maps of a grid are brought unless a size is told
 ROWS = 16  # maps at full size at any time
 
 
