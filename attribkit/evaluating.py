@@ -223,21 +223,26 @@ class Run:
         asked = [each for each in it.metrics if (it.on, it.by, each) not in self._gone and _suits(each, it.by, it.batch)]
         found: dict[Metric, Tensor] = {}
         for each, values in scores_of(it.model, it.batch, maps, it.by, asked):
-            if isinstance(values, Exception):
-                self._failed(it, each, values)
-            else:
-                self._add(it, each, values)
+            error = values if isinstance(values, Exception) else self._add(it, each, values)
+            if error is not None:
+                self._failed(it, each, error)
+            elif isinstance(values, Tensor):
                 found[each] = values
             self._luck((it.on, it.by, each), len(it.batch), done=each in found)
         if self.watch is not None:
             self.watch(it.key.problem, it.by, it.batch, maps, found)
 
-    def _add(self, it: _Asked, metric: Metric, values: Tensor) -> None:
-        if metric not in it.chances:  # which all methods share
-            it.chances[metric] = metric.chances(it.batch)
+    def _add(self, it: _Asked, metric: Metric, values: Tensor) -> AttribkitError | None:
+        """Keep the scores, or say why they cannot be kept, as where an image comes a second time."""
         key, control = it.key._replace(metric=metric.brief()), isinstance(it.by, CONTROL_KINDS)
-        chances, higher = it.chances[metric], metric.higher_is_better
-        self.scores.add(key, it.batch, values, chances=chances, higher_is_better=higher, control=control)
+        try:
+            if metric not in it.chances:  # which all methods share
+                it.chances[metric] = metric.chances(it.batch)
+            chances, higher = it.chances[metric], metric.higher_is_better
+            self.scores.add(key, it.batch, values, chances=chances, higher_is_better=higher, control=control)
+        except AttribkitError as error:
+            return error.with_traceback(None)
+        return None
 
     def _failed(self, it: _Asked, metric: Metric | None, error: Exception) -> None:
         """Note what could not be done; what this model or method cannot do at all is not tried again."""

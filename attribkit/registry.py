@@ -208,6 +208,19 @@ def read(text: str, *tables: Table[Any]) -> Any:
     return made
 
 
+def one_of(like: Any, base: Any, name: str, call: str) -> Any:
+    """Settings of a kind, from their name, from their `repr`, or themselves; `name` and `call` are examples of the first two."""
+    kind = base.table.kind
+    if isinstance(like, base):
+        return like
+    if isinstance(like, type) and issubclass(like, base):
+        raise BadInput(f"{kind}: got the class {like.__name__}, allowed: an object of it, such as {like.__name__}()")
+    if not isinstance(like, str):
+        examples = f"a name such as {name!r}, a call such as {call!r}, or a {base.__name__}"
+        raise BadInput(f"{kind}: got {type(like).__name__}, allowed: {examples}")
+    return read(like, base.table)
+
+
 def short(text: str, room: int = 80) -> str:
     """`text`, cut in the middle where it has more than `room` characters: for messages."""
     return text if len(text) <= room else f"{text[: room // 2 - 2]} ... {text[len(text) - room // 2 + 3 :]}"

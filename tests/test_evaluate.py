@@ -588,3 +588,14 @@ def test_what_cannot_be_read_is_told_once_though_problems_share_it(tmp_path):
     scores = ak.evaluate([source, source], "gradient", "sparseness", controls=False)
     assert [failure.id for failure in scores.failures] == ["1.png"]
     assert {row["problem"] for row in scores.rows()} == {source.label, f"{source.label} (2)"}
+
+
+def test_an_image_that_comes_twice_costs_its_second_scores_alone():
+    class Again(Drawn):
+        def __iter__(self):
+            yield from super().__iter__()
+            yield next(iter(super().__iter__()))
+
+    scores = ak.evaluate(Again(adapted(GapCNN())), "gradient", ["sparseness", "energy_inside"], controls=False)
+    assert len(scores) == 14 and [failure.stage for failure in scores.failures] == ["Sparseness()", "EnergyInside()"]
+    assert all("image 'i0': got a second score" in failure.reason for failure in scores.failures)

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..attribution import Attribution, Explained
 from ..batch import Batch, Targets
 from ..errors import BadInput
-from ..registry import Settings, Table, read
+from ..registry import Settings, Table, one_of
 
 if TYPE_CHECKING:
     from ..model.adapter import VisionModel
@@ -98,11 +98,5 @@ class Wrapper(Method, ABC):
 
 def method(like: str | Method) -> Method:
     """A method from its name, from its `repr`, or itself."""
-    if isinstance(like, Method):
-        return like
-    if isinstance(like, type) and issubclass(like, Method):
-        raise BadInput(f"method: got the class {like.__name__}, allowed: an object of it, such as {like.__name__}()")
-    if not isinstance(like, str):
-        raise BadInput(f"method: got {type(like).__name__}, allowed: a name such as 'grad_cam', a call such as 'GradCAM()', or a Method")
-    made: Method = read(like, METHODS)
+    made: Method = one_of(like, Method, "grad_cam", "GradCAM()")
     return made

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..attribution import Attribution
 from ..batch import Batch
 from ..errors import BadInput, Unsupported
-from ..registry import Settings, Table, read
+from ..registry import Settings, Table, one_of
 
 if TYPE_CHECKING:
     from ..model.adapter import VisionModel
@@ -98,11 +98,5 @@ def region_of(batch: Batch, name: str | None) -> Tensor:
 
 def metric(like: str | Metric) -> Metric:
     """A metric from its name, from its `repr`, or itself."""
-    if isinstance(like, Metric):
-        return like
-    if isinstance(like, type) and issubclass(like, Metric):
-        raise BadInput(f"metric: got the class {like.__name__}, allowed: an object of it, such as {like.__name__}()")
-    if not isinstance(like, str):
-        raise BadInput(f"metric: got {type(like).__name__}, allowed: a name such as 'deletion', a call such as 'Deletion()', or a Metric")
-    made: Metric = read(like, METRICS)
+    made: Metric = one_of(like, Metric, "deletion", "Deletion()")
     return made
