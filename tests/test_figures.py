@@ -17,8 +17,9 @@ from attribkit.attribution import Attribution
 from attribkit.batch import Batch, Targets
 from attribkit.errors import BadInput, UnknownName
 from attribkit.files import write_whole
-from attribkit.report import drawing
-from attribkit.report.drawing import Scale, painted, png, scale_of, shown
+from attribkit.report import colours, drawing
+from attribkit.report.colours import Scale, painted, scale_of
+from attribkit.report.drawing import png, shown
 from attribkit.report.figures import attribution_figure, compare_figure, overlay_figure
 
 WHITE = np.full((4, 4, 3), 255, np.uint8)
@@ -51,7 +52,7 @@ def test_red_is_for_blue_against_white_is_zero():
 
 def test_the_diverging_table_has_the_same_strength_on_both_sides():
     source = matplotlib.colormaps["RdBu_r"]
-    table = drawing.colour_table("diverging")
+    table = colours.colour_table("diverging")
     for code, at in ((255, 0.95), (1, 0.05), (128 + 64, 0.5 + 0.45 * 64 / 127), (128 - 64, 0.5 - 0.45 * 64 / 127)):
         expected = np.array(source(at)[:3]) * 255  # matplotlib's own table has 256 entries: up to one of its steps, 9 levels, apart
         np.testing.assert_allclose(table[code], expected, atol=9)
@@ -75,7 +76,7 @@ def test_zero_leaves_the_grey_of_the_photograph_and_fades_it_under_a_signed_map(
 def test_a_map_is_resized_bilinearly_to_its_image():
     # 2 -> 4 pixels with centres at halves: 0, 1/4, 3/4, 1 of the way.
     ramp = painted(np.array([[0.0, 1.0]], np.float32), Scale(1.0, signed=False), np.zeros((1, 4, 3), np.uint8))[0]
-    table = drawing.colour_table("inferno").astype(float)
+    table = colours.colour_table("inferno").astype(float)
     expected = [np.rint(0.9 * share**0.7 * table[round(255 * share)]) for share in (0, 0.25, 0.75, 1)]
     assert ramp.tolist() == [row.astype(int).tolist() for row in expected]
 
@@ -108,7 +109,7 @@ def test_a_limit_that_is_no_scale_is_refused(limit):
 
 def test_no_table_of_that_name():
     with pytest.raises(UnknownName, match=r"no colour table is called 'jet'; allowed: cividis, diverging, grey, inferno"):
-        drawing.colour_table("jet")
+        colours.colour_table("jet")
 
 
 @pytest.mark.parametrize(
@@ -116,7 +117,7 @@ def test_no_table_of_that_name():
 )
 def test_an_image_may_come_either_way_round(form):
     image = torch.tensor([0.0, 0.5, 1.0]).view(3, 1, 1).expand(3, 5, 4)
-    got = drawing.pixels(form(image))
+    got = colours.pixels(form(image))
     assert got.shape == (5, 4, 3)
     assert got[0, 0].tolist() == [0, 128, 255]
 
@@ -131,8 +132,8 @@ def test_a_normalised_image_is_stretched_between_its_percentiles():
     image = torch.linspace(0, 1, 3 * 1000).view(3, 25, 40)
     normalised = (image - 0.45) / 0.22
     expected = ((image - 0.005) / 0.99).clamp(0, 1)
-    torch.testing.assert_close(drawing.stretched(normalised), expected, atol=1e-5, rtol=0)
-    assert drawing.stretched(torch.full((3, 2, 2), 7.0)).tolist() == torch.zeros(3, 2, 2).tolist()
+    torch.testing.assert_close(colours.stretched(normalised), expected, atol=1e-5, rtol=0)
+    assert colours.stretched(torch.full((3, 2, 2), 7.0)).tolist() == torch.zeros(3, 2, 2).tolist()
 
 
 # What is written
@@ -162,7 +163,7 @@ def test_a_strange_map_is_drawn_with_a_note(map_, note):
 @settings(max_examples=60, deadline=None)
 @given(arrays.arrays(np.float32, st.tuples(st.integers(1, 5), st.integers(1, 5)), elements=st.floats(width=32)))
 def test_every_map_can_be_painted(map_):
-    values, _ = drawing.finite(map_)
+    values, _ = colours.finite(map_)
     for signed in (True, False):
         scale = scale_of([values])._replace(signed=signed)
         assert painted(values, scale, WHITE).shape == WHITE.shape
@@ -259,7 +260,7 @@ def test_an_attribution_shows_target_score_id_and_method_on_one_scale():
     assert texts(figure) == ["GradCAM() for net", "cat, logit = 12.3", "image 0", "dog, logit = -1", "image 1", "3", "1.5", "0"]
     weak, strong, _ = panels(figure)
     assert strong[0, 0].tolist() == [252, 255, 164]
-    assert weak[0, 0].tolist() == drawing.colour_table("inferno")[85].tolist()  # a third of the scale
+    assert weak[0, 0].tolist() == colours.colour_table("inferno")[85].tolist()  # a third of the scale
 
 
 def test_images_are_found_by_id_whatever_their_order():

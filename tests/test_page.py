@@ -21,8 +21,11 @@ import torch
 from PIL import Image
 
 from attribkit.errors import BadInput
-from attribkit.report import drawing, page
-from attribkit.report.page import About, Item, Section, gallery, linked, write_page
+from attribkit.maps import resize
+from attribkit.report import colours
+from attribkit.report import gallery as galleries
+from attribkit.report.gallery import Item, gallery
+from attribkit.report.page import About, Section, linked, write_page
 
 GREY = np.full((8, 8, 3), 128, np.uint8)
 CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
@@ -186,7 +189,7 @@ def test_an_image_without_a_map_of_a_method_has_none(tmp_path):
 def test_many_fine_maps_are_averaged_down_until_they_fit(tmp_path, monkeypatch):
     fine = torch.tensor([[0.0, 4.0], [0.0, 0.0]]).repeat(32, 32)
     items = [Item(np.zeros((64, 64, 3), np.uint8), str(i), "", {"fine": fine, "coarse": torch.eye(7)}) for i in range(2)]
-    monkeypatch.setattr(page, "MAP_BYTES", 2 * (33**2 + 7**2))
+    monkeypatch.setattr(galleries, "MAP_BYTES", 2 * (33**2 + 7**2))
     path = write_gallery(tmp_path / "page.html", items, title="A page", about=About())
     stored = Parsed(path).data["gallery-data"]["items"][0]["maps"]
     assert decoded(stored[0]["src"]).shape == (31, 31)  # 64, 56, 49, 42, 36, 31: 7/8 each time until it fits
@@ -400,7 +403,7 @@ def test_a_browser_draws_the_page_and_obeys_its_keys(tmp_path, browse):
 
 
 def test_the_browser_paints_what_the_figures_paint(tmp_path, browse):
-    """The colours are those of `drawing.painted`, up to the 8 bits of the stored codes and of the JPEG."""
+    """The colours are those of `colours.painted`, up to the 8 bits of the stored codes and of the JPEG."""
     generator = torch.Generator().manual_seed(0)
     photo = np.full((16, 24, 3), (180, 90, 40), np.uint8)
     maps = {"signed": torch.randn(4, 6, generator=generator), "positive": torch.rand(4, 6, generator=generator)}
@@ -412,10 +415,10 @@ def test_the_browser_paints_what_the_figures_paint(tmp_path, browse):
             page.run(f"(() => {{ const form = document.querySelector('form.bar'); {set_}; }})()")
             page.until(f"document.querySelector('.panel canvas').dataset.drawn === '{view} {table}'")
             seen = page.run("[...document.querySelector('.panel canvas').getContext('2d').getImageData(0, 0, 24, 16).data]")
-            values, _ = drawing.finite(map_)
-            scale = drawing.scale_of([values])
-            resized = drawing.resize(torch.from_numpy(values)[None], (16, 24))[0].numpy()
-            away = np.abs(drawing.painted(resized, scale, under).astype(int) - np.array(seen).reshape(16, 24, 4)[..., :3])
+            values, _ = colours.finite(map_)
+            scale = colours.scale_of([values])
+            resized = resize(torch.from_numpy(values)[None], (16, 24))[0].numpy()
+            away = np.abs(colours.painted(resized, scale, under).astype(int) - np.array(seen).reshape(16, 24, 4)[..., :3])
             assert away.max() <= 8, (view, table)
             assert away.mean() < 1.5, (view, table)
     assert page.complaints == []

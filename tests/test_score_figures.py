@@ -13,9 +13,10 @@ from attribkit.errors import BadInput
 from attribkit.report import aggregated
 from attribkit.report.aggregated import AggAtt, aggregate, borders
 from attribkit.report.charts import COLOURS, GREY
-from attribkit.report.drawing import png, ticks
+from attribkit.report.drawing import png
 from attribkit.report.figures import agg_att_figure
 from attribkit.report.leaderboard import leaderboard_figure
+from attribkit.report.scales import ticks
 from attribkit.report.score_figures import box_figure, curve_figure
 from attribkit.scoring.summaries import Comparison, Summary
 
@@ -248,7 +249,7 @@ def test_a_bar_joins_the_methods_of_which_none_is_better_than_another():
 def test_a_leaderboard_of_nothing_or_of_several_groups_is_refused():
     with pytest.raises(BadInput, match="leaderboard_figure: got no rows, allowed: at least one"):
         leaderboard_figure([])
-    with pytest.raises(BadInput, match=r"leaderboard_figure: got two rows of A\(\) for M\(\), allowed: those of one group"):
+    with pytest.raises(BadInput, match=r"leaderboard: got two rows of A\(\) for M\(\), allowed: those of one group"):
         leaderboard_figure([summary("A()", 0.5), summary("A()", 0.6)])
 
 

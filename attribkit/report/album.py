@@ -26,8 +26,9 @@ from ..model.adapter import VisionModel
 from ..scores import Failure
 from .drawing import encoded, png
 from .figures import compare_figure, overlay_figure
+from .gallery import Item, gallery
 from .output import Output
-from .page import About, Item, Section, gallery, write_page
+from .page import About, Section, write_page
 
 LONGEST_NAME = 200  # bytes; file systems take 255, of which writing a file whole needs some
 PAGE_FILES = ("report.html", "run.json", "failures.csv")

@@ -10,13 +10,7 @@ import math
 import textwrap
 from collections.abc import Iterable, Sequence
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
-
-from .drawing import EDGE, Axes, Sheet, Span
-
-Numbers = NDArray[np.float64]
+from .drawing import EDGE, Axes, Sheet
 
 CONTROLS = ("RandomMap(", "CentreMap(", "EdgeMap(", "Oracle(")
 GREY, FAINT, INK = "#8a8a8a", "#666666", "#222222"
@@ -54,24 +48,6 @@ def chance_line(axes: Axes, value: float, rows: int) -> None:
     """A broken line down `rows` rows at the score of a map that says nothing, if there is one."""
     if not math.isnan(value):
         axes.plot((value, value), (-0.5, rows - 0.5), color=INK, linewidth=1.0, linestyle=(0, (3, 2)), marker="", zorder=1)
-
-
-def span_of(ends: Iterable[float]) -> Span:
-    """The ends of an axis that shows all of these numbers, with a margin of a twenty-fifth."""
-    values = [end for end in ends if math.isfinite(end)] or [0.0, 1.0]
-    low, high = min(values), max(values)
-    margin = 0.04 * (high - low) or max(abs(high), 1.0) * 0.1
-    return low - margin, high + margin
-
-
-def number(value: float | None) -> float:
-    """A finite number, or NaN."""
-    return math.nan if value is None or not math.isfinite(value) else float(value)
-
-
-def numbers(values: ArrayLike) -> Numbers:
-    """Numbers on the host, in double precision."""
-    return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, np.float64)
 
 
 def wrapped(notes: Sequence[str], width: float) -> list[str]:

@@ -15,7 +15,8 @@ from ..batch import Batch
 from ..errors import BadInput, UnknownName
 from ..maps import resize
 from .aggregated import PERCENTS, Aggregated
-from .drawing import EDGE, GAP, Axes, Box, Figure, Pixels, Sheet, Values, finite, painted, pixels, scale_of, shown, stretched
+from .colours import Pixels, Values, finite, painted, pixels, scale_of, stretched
+from .drawing import EDGE, GAP, Axes, Box, Figure, Sheet, shown
 from .leaderboard import leaderboard_figure as leaderboard_figure
 from .score_figures import box_figure as box_figure
 from .score_figures import curve_figure as curve_figure

@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 from ..errors import BadInput
 from ..scores import Scores
 from ..scoring.summaries import Comparison, Summary
+from .boards import Board, boards_of
 from .charts import (
     FAINT,
     NOTES,
@@ -24,28 +24,13 @@ from .charts import (
     headline,
     is_control,
     label_width,
-    number,
-    span_of,
     wrapped,
     write_name,
 )
-from .drawing import EDGE, Axes, Box, Figure, Sheet, ticks
-
-Subject = tuple[str, str, str]  # problem, model, metric
+from .drawing import EDGE, Axes, Box, Figure, Sheet
+from .scales import number, span_of, ticks
 
 WIDTH, LANES, BETWEEN = 1.9, 0.38, 0.3  # inches: of the axis, of the bars beside it, between two panels
-
-
-class _Board(NamedTuple):
-    """A panel: what it is of, its rows from the best, and the first and last row of each run of methods that are not told apart."""
-
-    subject: Subject
-    rows: list[Summary]
-    runs: list[tuple[int, int]]
-
-    @property
-    def height(self) -> float:
-        return 0.5 + ROW * len(self.rows) + 0.32
 
 
 def leaderboard_figure(rows: Scores | Iterable[Summary], *, comparisons: Iterable[Comparison] = (), title: str = "") -> Figure:
@@ -56,7 +41,7 @@ def leaderboard_figure(rows: Scores | Iterable[Summary], *, comparisons: Iterabl
     says nothing.
     """
     given = (rows.table(), comparisons or rows.compare_all()) if isinstance(rows, Scores) else (rows, comparisons)
-    boards = _boards(*given)
+    boards = boards_of(*given)
     if not boards:
         raise BadInput("leaderboard_figure: got no rows, allowed: at least one")
     every = [row for board in boards for row in board.rows]
@@ -64,7 +49,7 @@ def leaderboard_figure(rows: Scores | Iterable[Summary], *, comparisons: Iterabl
     width = label + WIDTH + LANES + max(len(_said(row)) for row in every) * 0.57 * SMALL / 72 + 0.05
     columns = min(2, len(boards))
     lines = [boards[first : first + columns] for first in range(0, len(boards), columns)]
-    heights = [max(board.height for board in line) for line in lines]
+    heights = [max(_height(board) for board in line) for line in lines]
     across, head = 2 * EDGE + columns * width + (columns - 1) * BETWEEN, EDGE + 0.3 * bool(title)
     notes = wrapped(_notes(boards), across)
     sheet = Sheet(across, head + sum(heights) + foot_height(notes))
@@ -76,46 +61,12 @@ def leaderboard_figure(rows: Scores | Iterable[Summary], *, comparisons: Iterabl
     return sheet.figure
 
 
-def _boards(rows: Iterable[Summary], comparisons: Iterable[Comparison]) -> list[_Board]:
-    placed: dict[Subject, dict[str, Summary]] = {}
-    for row in rows:
-        mine = placed.setdefault((row.problem, row.model, row.metric), {})
-        if row.method in mine:
-            raise BadInput(f"leaderboard_figure: got two rows of {row.method} for {row.metric}, allowed: those of one group")
-        mine[row.method] = row
-    level: dict[Subject, set[frozenset[str]]] = {}
-    for each in comparisons:
-        if each.better is None and each.count:
-            level.setdefault((each.problem, each.model, each.metric), set()).add(frozenset((each.a, each.b)))
-    boards = []
-    for subject, mine in placed.items():
-        ordered = sorted(mine.values(), key=_from_best)
-        boards.append(_Board(subject, ordered, _runs([row.method for row in ordered], level.get(subject, set()))))
-    return boards
+def _height(board: Board) -> float:
+    """Inches that a panel takes."""
+    return 0.5 + ROW * len(board.rows) + 0.32
 
 
-def _from_best(row: Summary) -> tuple[bool, float]:
-    """What rows are sorted by; those without a score come last."""
-    mean = number(row.mean)
-    return math.isnan(mean), 0.0 if math.isnan(mean) else -mean if row.higher_is_better else mean
-
-
-def _runs(methods: Sequence[str], level: set[frozenset[str]]) -> list[tuple[int, int]]:
-    """The longest runs of methods, whatever stands between them that was not compared, each pair of which is not told apart."""
-    compared = [place for place, method in enumerate(methods) if any(method in pair for pair in level)]
-    runs: list[tuple[int, int]] = []
-    for first, start in enumerate(compared):
-        run = [start]
-        for place in compared[first + 1 :]:
-            if any(frozenset((methods[place], methods[other])) not in level for other in run):
-                break
-            run.append(place)
-        if len(run) > 1 and not (runs and run[-1] <= runs[-1][1]):
-            runs.append((start, run[-1]))
-    return runs
-
-
-def _notes(boards: Sequence[_Board]) -> list[str]:
+def _notes(boards: Sequence[Board]) -> list[str]:
     """What a reader must know, of what there is to see."""
     rows = [row for board in boards for row in board.rows]
     notes = {
@@ -129,7 +80,7 @@ def _notes(boards: Sequence[_Board]) -> list[str]:
     return [note for note, there in notes.items() if there]
 
 
-def _drawn(sheet: Sheet, board: _Board, box: Box) -> None:
+def _drawn(sheet: Sheet, board: Board, box: Box) -> None:
     """A panel; `box` is left, top, width and the width of the names."""
     left, top, width, label = box
     problem, model, metric = board.subject

@@ -18,7 +18,6 @@ from .charts import (
     NOTES,
     ROW,
     SMALL,
-    Numbers,
     chance_line,
     colour_of,
     foot,
@@ -26,13 +25,11 @@ from .charts import (
     headline,
     is_control,
     label_width,
-    number,
-    numbers,
-    span_of,
     wrapped,
     write_name,
 )
-from .drawing import EDGE, Axes, Figure, Sheet, ticks
+from .drawing import EDGE, Axes, Figure, Sheet
+from .scales import Numbers, number, numbers, span_of, ticks
 
 DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = ("-", (0, (4.0, 1.5)), (0, (1.0, 1.0)), (0, (4.0, 1.5, 1.0, 1.5)))
 WIDTH, BETWEEN = 2.0, 0.25  # inches: of a panel of boxes, between two
