@@ -205,16 +205,13 @@ def _model(model_name: str, weights: str, classes: str | None, device: str | Non
     )
 
 
-def _class_names(given: str) -> list[str]:
-    path = Path(given)
-    if path.is_file():
-        try:
-            return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadInput(f"--classes {given}: cannot be read as text: {error}") from error
-    if "," not in given:
-        raise BadInput(f"--classes: got {given!r}, allowed: a text file with one class a line, or names with commas between them")
-    return [name.strip() for name in given.split(",")]
+def _class_names(given: str) -> tuple[str, ...]:
+    from .configuration import class_names
+
+    try:
+        return class_names(given)
+    except BadInput as error:
+        raise BadInput(f"--classes: {error}") from None
 
 
 def _device(given: str | None) -> str:

@@ -82,14 +82,8 @@ class Settings:
             cls.table.add(cls.name, cls)
 
     def __post_init__(self) -> None:
-        for field, hint in _hints(type(self)).items():
-            kind = _kind(hint)
-            if kind is not None and isinstance(getattr(self, field), str):
-                object.__setattr__(self, field, read(getattr(self, field), kind.table))
-            wrong = _wrong(getattr(self, field), hint)
-            if wrong:
-                raise BadInput(f"{type(self).__name__}({field}=...): got {short(repr(getattr(self, field)))}, allowed: {wrong}")
-            object.__setattr__(self, field, _plain(getattr(self, field), hint))
+        for field, hint in hints(type(self)).items():
+            object.__setattr__(self, field, fitting(getattr(self, field), hint, f"{type(self).__name__}({field}=...): "))
 
     def brief(self) -> str:
         """As `repr`, with only the settings that differ from their defaults: for people to read."""
@@ -106,23 +100,35 @@ def usage(cls: type[Settings]) -> str:
     return f"{cls.__name__}({', '.join(needed(cls))})" if needed(cls) else repr(cls())
 
 
-def needed(cls: type[Settings]) -> list[str]:
+def needed(cls: type[Any]) -> list[str]:
     """The settings that an object of a class cannot be made without."""
-    return [field.name for field in dataclasses.fields(cls) if _is_needed(field)]  # type: ignore[arg-type]
+    return [field.name for field in dataclasses.fields(cls) if _is_needed(field)]
 
 
 def _is_needed(field: dataclasses.Field[Any]) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
-def _kind(hint: Any) -> type[Settings] | None:
+def kind_of(hint: Any) -> type[Settings] | None:
     """The kind of settings that an annotation means, if it means one."""
     return hint if isinstance(hint, type) and issubclass(hint, Settings) else None
 
 
-def _hints(cls: type) -> dict[str, Any]:
-    hints = typing.get_type_hints(cls, include_extras=True)
-    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+def hints(cls: type, **names: Any) -> dict[str, Any]:
+    """The annotation of each field of a dataclass; `names` are those that only a type checker imports."""
+    found = typing.get_type_hints(cls, localns=names or None, include_extras=True)
+    return {field.name: found[field.name] for field in dataclasses.fields(cls)}
+
+
+def fitting(value: Any, hint: Any, what: str = "") -> Any:
+    """`value` as the plain one that an annotation means; `BadInput`, with `what` in front, says what it allows."""
+    kind = kind_of(hint)
+    if kind is not None and isinstance(value, str):
+        value = read(value, kind.table)
+    wrong = _wrong(value, hint)
+    if wrong:
+        raise BadInput(f"{what}got {short(repr(value))}, allowed: {wrong}")
+    return _plain(value, hint)
 
 
 def _wrong(value: object, hint: Any) -> str:
@@ -197,7 +203,7 @@ def read(text: str, *tables: Table[Any]) -> Any:
     kind, text = tables[0].kind, text.strip()
     if text.replace("_", "").isalnum() and not text[:1].isdigit() and text in tables[0]:
         return _made(tables[0][text], {}, text)
-    tree = _parsed(text, kind)
+    tree = parsed(text, kind)
     if isinstance(tree, ast.Name):
         tree = ast.Call(func=tree, args=[], keywords=[])
     if not isinstance(tree, ast.Call):
@@ -226,7 +232,8 @@ def short(text: str, room: int = 80) -> str:
     return text if len(text) <= room else f"{text[: room // 2 - 2]} ... {text[len(text) - room // 2 + 3 :]}"
 
 
-def _parsed(text: str, kind: str) -> ast.expr:
+def parsed(text: str, kind: str) -> ast.expr:
+    """The expression that a text is, which is meant to describe a thing of a kind; nothing is evaluated."""
     if len(text) > LONGEST:
         raise BadInput(f"cannot read the {kind} {short(text)!r}; allowed: at most {LONGEST} characters, got {len(text)}")
     try:
@@ -263,14 +270,14 @@ def _called(node: ast.Call, text: str, tables: tuple[Table[Any], ...]) -> Any:
     if twice is not None:
         raise BadInput(f"{cls.__name__}: got {twice} twice in {short(text)!r}, allowed: once")
     nodes = (*node.args, *(keyword.value for keyword in node.keywords))
-    hints = _hints(cls)
-    values = [_value(each, text, _first(hints.get(name), tables)) for name, each in zip(given, nodes, strict=True)]
+    meant = hints(cls)
+    values = [_value(each, text, _first(meant.get(name), tables)) for name, each in zip(given, nodes, strict=True)]
     return _made(cls, dict(zip(given, values, strict=True)), text)
 
 
 def _first(hint: Any, tables: tuple[Table[Any], ...]) -> tuple[Table[Any], ...]:
     """The tables, that of the settings which an annotation means before the others."""
-    kind = _kind(hint)
+    kind = kind_of(hint)
     return tables if kind is None else (kind.table, *(table for table in tables if table is not kind.table))
 
 

@@ -29,7 +29,7 @@ LAYERS = [
     "model",
     "removals",
     "methods metrics problems",
-    "explaining",
+    "configuration explaining",
     "store",
     "diagnosis",
     "report",

@@ -222,7 +222,7 @@ SIGNATURES = {
     "metrics.Sparseness": "",
     "problems.Disconnected": "model, source, n=, count=, seed=, part=, *, confidence=, batch_size=",
     "problems.Grid": "model, source, n=, count=, seed=, *, confidence=, batch_size=, fit=",
-    "problems.Labelled": "model, source, *, batch_size=, kind=",
+    "problems.Labelled": "model, source, *, batch_size=, kind=, limit=",
     "metrics.area_under": "curve",
     "metrics.attention_iou": "a, b",
     "metrics.attention_iou_pairs": "maps",
