@@ -12,11 +12,14 @@ from .errors import AttribkitError as AttribkitError
 from .errors import BadInput as BadInput
 from .errors import BrokenFile as BrokenFile
 from .errors import BrokenImage as BrokenImage
+from .errors import BrokenRun as BrokenRun
 from .errors import BrokenWeights as BrokenWeights
+from .errors import InUse as InUse
 from .errors import OutOfMemory as OutOfMemory
 from .errors import Unavailable as Unavailable
 from .errors import UnknownName as UnknownName
 from .errors import Unsupported as Unsupported
+from .errors import Unwritable as Unwritable
 from .evaluating import evaluate as evaluate
 from .explaining import explain as explain
 from .explaining import load_images as load_images
@@ -29,5 +32,6 @@ from .problems import PROBLEMS as PROBLEMS
 from .removals import REMOVALS as REMOVALS
 from .scores import Scores as Scores
 from .segments import SEGMENTERS as SEGMENTERS
+from .store import Store as Store
 
 __version__: str

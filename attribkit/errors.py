@@ -5,10 +5,13 @@
     │   ├── UnknownName      no method, model, layer or class of that name
     │   └── BrokenFile       a file that cannot be read as what it should be
     │       ├── BrokenImage      an image
-    │       └── BrokenWeights    the weights of that network
+    │       ├── BrokenWeights    the weights of that network
+    │       └── BrokenRun        what an evaluation has kept on disk
     ├── Unsupported          this model cannot give what this method needs
     ├── Unavailable          an optional package, or a download, is missing
-    └── OutOfMemory          not even one image fits
+    ├── OutOfMemory          not even one image fits
+    ├── Unwritable           a folder takes no more: the disk is full, or may not be written to
+    └── InUse                another process is at work on the same folder
 
 Each message is one line that says what is wrong, what was got, and what is allowed.
 """
@@ -16,7 +19,7 @@ Each message is one line that says what is wrong, what was got, and what is allo
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 
@@ -66,6 +69,10 @@ class BrokenWeights(BrokenFile):
     """The file at `path` does not hold weights for the network, for `reason`."""
 
 
+class BrokenRun(BrokenFile):
+    """The folder or file at `path` does not hold what an evaluation has kept, for `reason`."""
+
+
 class Unsupported(AttribkitError):
     """The model cannot give what was asked of it."""
 
@@ -76,3 +83,23 @@ class Unavailable(AttribkitError):
 
 class OutOfMemory(AttribkitError):
     """One single row does not fit into the device's memory."""
+
+
+class Unwritable(AttribkitError):
+    """What was to be kept cannot be written."""
+
+
+class InUse(AttribkitError):
+    """Somebody else is at work there."""
+
+
+class ContractBroken(AttribkitError, AssertionError):
+    """`subject` fails some of so many `checks`: `failed` has their names, in order, with what was expected and got."""
+
+    def __init__(self, subject: str, failed: Mapping[str, str], checks: int = 1) -> None:
+        self.subject, self.failed, self.checks = subject, dict(failed), checks
+        lines = [f"  {name}: {reason}" for name, reason in self.failed.items()]
+        super().__init__("\n".join([f"{subject} breaks {len(lines)} of {checks} promise{'s' * (checks != 1)} of its contract:", *lines]))
+
+    def __reduce__(self) -> tuple[type[ContractBroken], tuple[str, dict[str, str], int]]:
+        return type(self), (self.subject, self.failed, self.checks)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from pathlib import Path
+
+PARTS = ".*.part"  # what files are called while they are written; those of a process that was killed are left behind
 
 
 def write_whole(path: str | Path, content: bytes) -> Path:
@@ -17,3 +20,16 @@ def write_whole(path: str | Path, content: bytes) -> Path:
     finally:
         part.unlink(missing_ok=True)
     return path
+
+
+def write_durable(path: Path, content: bytes) -> None:
+    """As `write_whole`, below a folder that is there; and the file's content is on the disk before it has its name."""
+    part = path.with_name(f".{uuid.uuid4().hex}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -53,6 +53,22 @@ def unit_range(maps: Tensor) -> Tensor:
     return (maps - low) / torch.where(span > 0, span, torch.ones_like(span))
 
 
+def halved(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Maps in half precision, (B, h, w) float16, each in units (B,) of its own, a power of 2, so that the largest value is 1 to 2.
+
+    A map that is not finite keeps its units: 1.
+    """
+    top = maps.abs().amax((-2, -1)).float()
+    known = (top > 0) & top.isfinite()
+    units = torch.exp2(torch.where(known, top, torch.ones_like(top)).log2().floor())
+    return (maps / units.view(-1, 1, 1)).half(), units
+
+
+def doubled(maps: Tensor, units: Tensor) -> Tensor:
+    """What `halved` made, in single precision."""
+    return maps.float() * units.view(-1, 1, 1)
+
+
 def ranks(maps: Tensor) -> Tensor:
     """The rank of each pixel in its map, 0 for the smallest, as int64; ties in row-major order."""
     flat = maps.flatten(1)

@@ -36,17 +36,18 @@ def report(done: int, total: int, what: str) -> None:
 
 
 class Pace(NamedTuple):
-    """How far a run has come: `done` of `total` units, after so many `seconds`; `what` was the last of them."""
+    """How far a run has come: `done` of `total` units, all but `before` in so many `seconds`; `what` was the last of them."""
 
     done: int
     total: int
     seconds: float
     what: str
+    before: int = 0
 
     @property
     def rate(self) -> float:
         """Units a second; 0 while nothing can be said."""
-        return self.done / self.seconds if self.seconds > 0 else 0.0
+        return (self.done - self.before) / self.seconds if self.seconds > 0 else 0.0
 
     @property
     def left(self) -> float:

@@ -8,18 +8,21 @@ import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from torch import Tensor
 
-from .batch import Batch
 from .errors import BadInput, Unavailable, UnknownName
 from .files import write_whole
 from .scoring.files import FIXED, read_table, written_table
 from .scoring.parts import Column, Images, Part, joined, pile
 from .scoring.resampling import effect, holm, intervals, sign_flips
 from .scoring.summaries import Comparison, Label, Listing, Place, Summary
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .batch import Batch
 
 # So many batches' scores may wait where they are, since to fetch each would wait for the device, and since small tensors that stay, each
 # between large ones that go, keep the memory of those from being used again.
@@ -74,8 +77,8 @@ class Scores:
     ) -> None:
         """Add the scores of a batch, (B,), and of a map that says nothing, `chances` (B,); an image has one score under each key."""
         for what, given in (("values", values), ("chances", chances)):
-            if given is not None and (not isinstance(given, Tensor) or tuple(given.shape) != (len(batch),)):
-                got = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
+            if given is not None and tuple(getattr(given, "shape", ())) != (len(batch),):
+                got = tuple(given.shape) if hasattr(given, "shape") else type(given).__name__
                 raise BadInput(f"Scores.add({what}=...): got {got}, allowed: a ({len(batch)},) tensor")
         taken = next((name for name in batch.groups if name in FIXED), None)
         if taken is not None:
@@ -122,13 +125,19 @@ class Scores:
         """One of several, which share no row."""
         whole = cls()
         for each in several:
-            for key, column in each._read().items():
-                whole._enter(key, each._images.names(column.index), column, each._higher[key.metric])
+            for part in each.columns():
+                whole.enter(*part)
             whole.controls |= each.controls
             whole.failures += each.failures
         return whole
 
-    def _enter(self, key: Key, ids: Sequence[str], column: Column, higher: bool) -> None:
+    def columns(self) -> Iterator[tuple[Key, list[str], Column, bool]]:
+        """What `enter` takes: everything under each key, the ids of its images, and whether higher is better."""
+        for key, column in self._read().items():
+            yield key, self._images.names(column.index), column, self._higher[key.metric]
+
+    def enter(self, key: Key, ids: Sequence[str], column: Column, higher: bool) -> None:
+        """Add many scores under one key, of the images called `ids`; each has one score under a key."""
         self._check_direction(key.metric, higher)
         index = self._images.index(ids)
         self._images.claim(key, index, self._allowed(key))
@@ -194,7 +203,7 @@ class Scores:
         whole = cls()
         for given, ids, column, higher, control in read_table(path):
             key = Key(*given)
-            whole._enter(key, ids, column, higher)
+            whole.enter(key, ids, column, higher)
             whole.controls |= {key.method} if control else set()
         return whole
 

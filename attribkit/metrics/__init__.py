@@ -6,6 +6,7 @@ from .attention_iou import attention_iou as attention_iou
 from .attention_iou import attention_iou_pairs as attention_iou_pairs
 from .base import METRICS as METRICS
 from .base import Metric as Metric
+from .base import Traced as Traced
 from .base import metric as metric
 from .completeness import CompletenessGap as CompletenessGap
 from .completeness import completeness_gap as completeness_gap

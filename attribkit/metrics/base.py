@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, final
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, final
 
 import torch
 from torch import Tensor
@@ -21,6 +21,13 @@ METRICS: Table[Metric] = Table("metric")
 
 Family = Literal["localisation", "faithfulness", "robustness", "randomisation", "complexity"]
 Explain = Callable[["VisionModel", Batch], Attribution]
+
+
+class Traced(NamedTuple):
+    """What a metric's hook may return: the score of each image, (B,), and the curve that it is read off, (B, K) at even steps."""
+
+    scores: Tensor
+    curves: Tensor | None
 
 
 class Metric(Settings, ABC):
@@ -45,6 +52,11 @@ class Metric(Settings, ABC):
     @final
     def __call__(self, model: VisionModel, batch: Batch, attribution: Attribution, method: Explain | None = None) -> Tensor:
         """The score of every image; `method`, by which the maps were made, is asked again by a metric that compares explanations."""
+        return self.traced(model, batch, attribution, method).scores
+
+    @final
+    def traced(self, model: VisionModel, batch: Batch, attribution: Attribution, method: Explain | None = None) -> Traced:
+        """The score of every image, and the curves that they are read off, where there are such."""
         if attribution.ids != batch.ids:
             raise BadInput(f"{type(self).__name__}: got maps of other images than the batch's, allowed: the attribution of this batch")
         if batch.images.device != model.device or batch.images.dtype not in (torch.float32, torch.float64):
@@ -52,21 +64,23 @@ class Metric(Settings, ABC):
         if attribution.maps.device != batch.images.device:
             attribution = attribution.to(batch.images.device)
         with model.studied():
-            scores = self._scored(model, batch, attribution, method)
+            found = self._scored(model, batch, attribution, method)
+        scores, curves = found if isinstance(found, Traced) else (found, None)
         if tuple(scores.shape) != (len(batch),):
             raise BadInput(f"{type(self).__name__}._scores returned {tuple(scores.shape)}, allowed: ({len(batch)},)")
-        return torch.where(attribution.maps.flatten(1).isfinite().all(1), scores.detach().float(), torch.nan)
+        scores = torch.where(attribution.maps.flatten(1).isfinite().all(1), scores.detach().float(), torch.nan)
+        return Traced(scores, None if curves is None else curves.detach().float())
 
     def chances(self, batch: Batch) -> Tensor | None:
         """The score that a map which says nothing would get on each image, (B,); None where that is not defined."""
         return None if self.chance is None else batch.images.new_full((len(batch),), self.chance, dtype=torch.float32)
 
-    def _scored(self, model: VisionModel, batch: Batch, attribution: Attribution, method: Explain | None) -> Tensor:
+    def _scored(self, model: VisionModel, batch: Batch, attribution: Attribution, method: Explain | None) -> Tensor | Traced:
         return self._scores(model, batch, attribution)
 
     @abstractmethod
-    def _scores(self, model: VisionModel, batch: Batch, attribution: Attribution) -> Tensor:
-        """One score per image, (B,); inside `model.studied()`, everything on the model's device."""
+    def _scores(self, model: VisionModel, batch: Batch, attribution: Attribution) -> Tensor | Traced:
+        """One score per image, (B,), or `Traced`; inside `model.studied()`, everything on the model's device."""
 
 
 class Anew(Metric, ABC):

@@ -16,7 +16,7 @@ from ..noise import uniform
 from ..registry import AtLeast
 from ..removals.base import InFill, composite
 from ..removals.infill import PushPull
-from .base import Metric
+from .base import Metric, Traced
 from .draws import keys_of
 from .picture_size import entropy_size, webp_size
 from .removal_curves import area_under, importance_ranks
@@ -154,9 +154,11 @@ class SIC(Metric):
         if self.confident > 1:
             raise BadInput(f"SIC(confident=...): got {self.confident}, allowed: a probability, from 0 to 1")
 
-    def _scores(self, model: VisionModel, batch: Batch, attribution: Attribution) -> Tensor:
-        reading = Reading("softmax", self.infill, self.estimator, self.confident, self.seed)
-        return area_under(information_curve(model, batch, attribution.maps, reading))
+    def _scores(self, model: VisionModel, batch: Batch, attribution: Attribution) -> Traced:
+        curves = information_curve(
+            model, batch, attribution.maps, Reading("softmax", self.infill, self.estimator, self.confident, self.seed)
+        )
+        return Traced(area_under(curves), curves)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,6 +178,6 @@ class AIC(Metric):
     estimator: Estimator = "webp"
     seed: Annotated[int, AtLeast(0)] = 0
 
-    def _scores(self, model: VisionModel, batch: Batch, attribution: Attribution) -> Tensor:
-        reading = Reading("accuracy", self.infill, self.estimator, 1.0, self.seed)
-        return area_under(information_curve(model, batch, attribution.maps, reading))
+    def _scores(self, model: VisionModel, batch: Batch, attribution: Attribution) -> Traced:
+        curves = information_curve(model, batch, attribution.maps, Reading("accuracy", self.infill, self.estimator, 1.0, self.seed))
+        return Traced(area_under(curves), curves)

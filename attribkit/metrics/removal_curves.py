@@ -16,7 +16,7 @@ from ..noise import uniform
 from ..registry import AtLeast
 from ..removals.base import Removal
 from ..removals.fill import Blur, Constant
-from .base import Metric
+from .base import Metric, Traced
 from .draws import keys_of
 
 if TYPE_CHECKING:
@@ -137,9 +137,10 @@ class Deletion(Metric):
         """Only where the least important pixels go first."""
         return self.order == "least"
 
-    def _scores(self, model: VisionModel, batch: Batch, attribution: Attribution) -> Tensor:
+    def _scores(self, model: VisionModel, batch: Batch, attribution: Attribution) -> Traced:
         course = Course(self.steps, self.order, insert=False, of=self.of, seed=self.seed)
-        return area_under(removal_curve(model, batch, attribution.maps, self.removal, course))
+        curves = removal_curve(model, batch, attribution.maps, self.removal, course)
+        return Traced(area_under(curves), curves)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,6 +168,7 @@ class Insertion(Metric):
         """Only where the most important pixels come first."""
         return self.order == "most"
 
-    def _scores(self, model: VisionModel, batch: Batch, attribution: Attribution) -> Tensor:
+    def _scores(self, model: VisionModel, batch: Batch, attribution: Attribution) -> Traced:
         course = Course(self.steps, self.order, insert=True, of=self.of, seed=self.seed)
-        return area_under(removal_curve(model, batch, attribution.maps, self.removal, course))
+        curves = removal_curve(model, batch, attribution.maps, self.removal, course)
+        return Traced(area_under(curves), curves)

@@ -18,6 +18,7 @@ from ..model.mosaic import stitched
 from ..scores import Failure
 from .base import whole_number
 from .labelled import Labelled
+from .shards import digested
 
 if TYPE_CHECKING:
     from ..model.adapter import VisionModel
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 class Source(Protocol):
     """A problem whose images can be had again, in any order."""
+
+    def __len__(self) -> int: ...
 
     @property
     def model(self) -> VisionModel:
@@ -37,6 +40,10 @@ class Source(Protocol):
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """The images of these rows."""
+        ...
+
+    def digest_of(self, rows: Sequence[int]) -> str:
+        """What changes with these rows' images."""
         ...
 
 
@@ -106,6 +113,24 @@ class Cells(ABC):
                 f"{type(self).__name__}(count={self.count}): {right} with probability {self.confidence:g} or more, {error}; "
                 "allowed: fewer grids, smaller ones, a lower confidence, or more images"
             ) from None
+
+    def plan(self) -> list[list[list[Any]]]:
+        """The cells of every grid."""
+        return [[list(cell) for cell in grid] for grid in self.grids]
+
+    def plan_key(self) -> str:
+        """Of what decides the grids beside the model: the source and the settings."""
+        own = (self.name, self.n, self.count, self.seed, self.confidence)
+        return digested(*own, self._images.digest_of(range(len(self._images))))
+
+    def adopt(self, plan: list[list[list[Any]]]) -> None:
+        """Take grids that were found for the same model, source and settings."""
+        self.__dict__["grids"] = tuple(tuple(Cell(*cell) for cell in grid) for grid in plan)
+
+    def _digest(self, grids: Sequence[int], *further: Any) -> str:
+        """Of the cells of grids, and of what else decides what is asked of them."""
+        cells = [cell for index in grids for cell in self.grids[index]]
+        return digested(self.n, *further, cells, self._images.digest_of([cell.row for cell in cells]))
 
     @abstractmethod
     def _drawn(self, fit: list[Cell]) -> Chosen:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
+from torch import Tensor
 
 from ..batch import Batch, Targets
 from ..errors import BadInput
 from ..model.cells import head_of
 from .base import PROBLEMS, whole_number
 from .cells import Cell, Cells, Chosen, Pool, cell_regions
+from .shards import Shard, of_range, starts
 
 if TYPE_CHECKING:
     from ..model.adapter import VisionModel
@@ -46,21 +48,46 @@ class Disconnected(Cells):
         return self.count * len(self._ends)
 
     def __iter__(self) -> Iterator[tuple[VisionModel, Batch]]:
-        for start in range(0, self.count, self.batch_size):
-            grids = range(start, min(start + self.batch_size, self.count))
-            images, targets = self._stitched(grids)
+        for number in range(0, self.shards, len(self._ends)):
+            grids, _ = self._in(number)
+            stitched = self._stitched(grids)
             for cell in self._ends:
-                cells = torch.full((len(grids),), cell, device=images.device)
-                yield (
-                    self._heads[cell],
-                    Batch(
-                        images,
-                        Targets(targets[:, cell]),
-                        tuple(f"grid-{index:04d}-cell-{cell}" for index in grids),
-                        {"cell": cell_regions(cells, self.n, self.model.size)},
-                        {"cell": cells},
-                    ),
-                )
+                yield self._batch(stitched, grids, cell)
+
+    @property
+    def shards(self) -> int:
+        """How many batches there are: for each of the cells that are explained, of all grids."""
+        return starts(self.count, self.batch_size) * len(self._ends)
+
+    def names(self, number: int) -> tuple[str, ...]:
+        """The ids of the grids of a batch."""
+        return self._named(*self._in(number))
+
+    def shard(self, number: int, names: Collection[str] | None = None) -> Shard:
+        """A batch, or some of its grids."""
+        grids, cell = self._in(number)
+        wanted = [grids[place] for place in of_range(self._named(grids, cell), names)]
+        return Shard(*self._batch(self._stitched(wanted), wanted, cell)) if wanted else Shard(self._heads[cell], None)
+
+    def digest(self, number: int) -> str:
+        """Of the cells of a batch's grids, and which of them is explained."""
+        grids, cell = self._in(number)
+        return self._digest(grids, self.part, cell)
+
+    def _in(self, number: int) -> tuple[range, int]:
+        """The grids of a batch, and the cell that is explained."""
+        start = number // len(self._ends) * self.batch_size
+        return range(start, min(start + self.batch_size, self.count)), self._ends[number % len(self._ends)]
+
+    @staticmethod
+    def _named(grids: Sequence[int], cell: int) -> tuple[str, ...]:
+        return tuple(f"grid-{index:04d}-cell-{cell}" for index in grids)
+
+    def _batch(self, stitched: tuple[Tensor, Tensor], grids: Sequence[int], cell: int) -> tuple[VisionModel, Batch]:
+        images, targets = stitched
+        cells = torch.full((len(grids),), cell, device=images.device)
+        regions = {"cell": cell_regions(cells, self.n, self.model.size)}
+        return self._heads[cell], Batch(images, Targets(targets[:, cell]), self._named(grids, cell), regions, {"cell": cells})
 
     @property
     def _ends(self) -> tuple[int, ...]:

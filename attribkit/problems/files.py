@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +21,7 @@ from ..errors import BadInput, BrokenFile, BrokenImage
 from ..images import read_image
 from ..scores import Failure
 from .manifest import Box, Manifest, Row
+from .shards import digested, starts
 
 if TYPE_CHECKING:
     from ..model.adapter import VisionModel
@@ -30,19 +33,23 @@ _COLOUR = 8  # of 255: how far a JPEG's channels may differ where they are meant
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-    """The rows of a manifest as a model wants them, `batch_size` at a time; labels that are no class raise `BrokenFile` when it is made."""
+    """The rows of a manifest as a model wants them, `batch_size` at a time; labels that are no class raise `BrokenFile` when it is made.
+
+    With a `limit` the first rows only, whose classes and codes are those that they have among all of them.
+    """
 
     model: VisionModel
     manifest: Manifest
     kind: Kind
     batch_size: int
     failures: list[Failure]
+    limit: int | None = None
 
     def __post_init__(self) -> None:
         _ = self._targets
 
     def __len__(self) -> int:
-        return len(self.manifest.rows)
+        return len(self.manifest.rows[: self.limit])
 
     @property
     def title(self) -> str:
@@ -59,15 +66,45 @@ class Files:
     def numbered(self) -> Iterator[tuple[Sequence[int], Batch]]:
         """Batches, each with the rows in it; what cannot be read is left out and stands in `failures` afterwards."""
         self.failures.clear()
-        for start in range(0, len(self), self.batch_size):
-            read = {}
-            for index in range(start, min(start + self.batch_size, len(self))):
-                try:
-                    read[index] = self._read(self.manifest.rows[index])
-                except BrokenImage as error:
-                    self.failures.append(Failure(self.manifest.rows[index].path, "read", error.reason))
-            if read:
-                yield tuple(read), self._batch(list(read), list(read.values()))
+        for number in range(self.shards):
+            rows, batch, broken = self._readable(self.rows(number))
+            self.failures.extend(broken)
+            if batch is not None:
+                yield rows, batch
+
+    @property
+    def shards(self) -> int:
+        """How many times `batch_size` rows there are."""
+        return starts(len(self), self.batch_size)
+
+    def rows(self, number: int) -> range:
+        """The rows of a shard."""
+        return range(number * self.batch_size, min((number + 1) * self.batch_size, len(self)))
+
+    def named(self, rows: Sequence[int]) -> tuple[str, ...]:
+        """The ids of rows."""
+        return tuple(self.manifest.rows[index].path for index in rows)
+
+    def read(self, rows: Sequence[int]) -> tuple[Batch | None, tuple[Failure, ...]]:
+        """The rows that can be read, and why the others cannot."""
+        _, batch, broken = self._readable(rows)
+        return batch, broken
+
+    def digest_of(self, rows: Sequence[int]) -> str:
+        """What changes with the content of any of the rows' files, and with what the manifest says of them."""
+        said = [[*self.manifest.rows[index][1:], self._targets[self.manifest.rows[index].label]] for index in rows]
+        masks = [region for index in rows for region in self.manifest.rows[index].regions if isinstance(region, str)]
+        contents = [_content(self.manifest.folder / name) for name in (*self.named(rows), *masks)]
+        return digested(self.kind, self.manifest.regions, self.manifest.groups, said, contents)
+
+    def _readable(self, rows: Sequence[int]) -> tuple[tuple[int, ...], Batch | None, tuple[Failure, ...]]:
+        read, broken = {}, []
+        for index in rows:
+            try:
+                read[index] = self._read(self.manifest.rows[index])
+            except BrokenImage as error:
+                broken.append(Failure(self.manifest.rows[index].path, "read", error.reason))
+        return tuple(read), self._batch(list(read), list(read.values())) if read else None, tuple(broken)
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """The images of these rows; `BrokenImage` for the first that cannot be read."""
@@ -169,6 +206,15 @@ def as_mask(image: Image.Image) -> Image.Image:
     if not 0 <= low <= high <= top or 1 < high < top / 2:  # numbers of parts, 0, 1, 2, 3, would pass for a black mask
         raise BadInput(f"values from {low:g} to {high:g} of {top:g}; {_MASKS}")
     return Image.fromarray(values if high <= 1 else values / np.float32(top))
+
+
+def _content(path: Path) -> str:
+    """A digest of a file's bytes; of one that cannot be read, which the images' reader will say, why."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() if path.is_file() else "no file"
+    except OSError as error:
+        return f"unreadable: {error.strerror}"
 
 
 def _sorted(labels: set[str]) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 import torch
@@ -15,6 +15,7 @@ from ..model.sized import sized
 from .base import PROBLEMS
 from .cells import Cell, Cells, Chosen, Pool, cell_regions
 from .planted import resized
+from .shards import Shard, picked, starts
 
 if TYPE_CHECKING:
     from ..model.adapter import VisionModel
@@ -55,9 +56,38 @@ class Grid(Cells):
         return self.count * self.n**2
 
     def __iter__(self) -> Iterator[tuple[VisionModel, Batch]]:
-        each = max(1, self.batch_size // self.n**2)
-        for start in range(0, self.count, each):
-            yield self._seeing, self._batch(range(start, min(start + each, self.count)))
+        for number in range(self.shards):
+            yield self._seeing, self._batch(self._in(number))
+
+    @property
+    def shards(self) -> int:
+        """How many batches there are."""
+        return starts(self.count, self._each)
+
+    def names(self, number: int) -> tuple[str, ...]:
+        """The ids of the rows of a batch."""
+        return self._named(self._in(number))
+
+    def shard(self, number: int, names: Collection[str] | None = None) -> Shard:
+        """A batch, or some of its rows."""
+        if names is None:
+            return Shard(self._seeing, self._batch(self._in(number)))
+        grids = [index for index in self._in(number) if set(self._named([index])) & set(names)]
+        return Shard(self._seeing, picked(self._batch(grids), names) if grids else None)
+
+    def digest(self, number: int) -> str:
+        """Of the cells of a batch's grids."""
+        return self._digest(self._in(number), self.fit)
+
+    @property
+    def _each(self) -> int:
+        return max(1, self.batch_size // self.n**2)
+
+    def _in(self, number: int) -> range:
+        return range(number * self._each, min((number + 1) * self._each, self.count))
+
+    def _named(self, grids: Sequence[int]) -> tuple[str, ...]:
+        return tuple(f"grid-{index:04d}-cell-{cell}" for index in grids for cell in range(self.n**2))
 
     @functools.cached_property
     def _seeing(self) -> VisionModel:
@@ -82,7 +112,7 @@ class Grid(Cells):
         return Batch(
             images.repeat_interleave(self.n**2, 0),
             Targets(targets.flatten()),
-            tuple(f"grid-{index:04d}-cell-{cell}" for index in grids for cell in range(self.n**2)),
+            self._named(grids),
             {"cell": regions.repeat(len(grids), 1, 1)},
             {"cell": cells.repeat(len(grids))},
         )

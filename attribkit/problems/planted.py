@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from ..batch import Batch, Targets
 from .base import PROBLEMS, whole_number
 from .scenes import Scenes, Shortcut, check, draw
+from .shards import Shard, digested, of_range, starts
 
 if TYPE_CHECKING:
     from ..model.adapter import VisionModel
@@ -55,9 +56,38 @@ class Planted:
 
     def numbered(self) -> Iterator[tuple[Sequence[int], Batch]]:
         """The batches, each with the indices of its scenes."""
-        for start in range(0, self.count, self.batch_size):
-            indices = range(start, min(start + self.batch_size, self.count))
-            yield indices, self.batch(indices)
+        for number in range(self.shards):
+            yield self._indices(number), self.batch(self._indices(number))
+
+    @property
+    def shards(self) -> int:
+        """How many batches there are."""
+        return starts(self.count, self.batch_size)
+
+    def names(self, number: int) -> tuple[str, ...]:
+        """The ids of the scenes of a batch."""
+        return self._named(self._indices(number))
+
+    def shard(self, number: int, names: Collection[str] | None = None) -> Shard:
+        """A batch, or some of its scenes."""
+        indices = self._indices(number)
+        wanted = [indices[place] for place in of_range(self.names(number), names)]
+        return Shard(self.model, self.batch(wanted) if wanted else None)
+
+    def digest(self, number: int) -> str:
+        """Of what decides the scenes of a batch."""
+        return self.digest_of(self._indices(number))
+
+    def digest_of(self, rows: Sequence[int]) -> str:
+        """Of what decides these scenes."""
+        return digested(self.strength, self.seed, self.shortcut, *self.model.size, *rows)
+
+    def _indices(self, number: int) -> range:
+        return range(number * self.batch_size, min((number + 1) * self.batch_size, self.count))
+
+    def _named(self, indices: Sequence[int]) -> tuple[str, ...]:
+        prefix = f"planted-{'t' if self.shortcut == 'tag' else 's'}{self.strength}-seed{self.seed}"
+        return tuple(f"{prefix}-{index:05d}" for index in indices)
 
     def scenes(self, indices: Sequence[int] | None = None) -> Scenes:
         """The scenes as they are drawn, pixels in [0, 1]: all of them, or those with these indices."""
@@ -66,11 +96,10 @@ class Planted:
     def batch(self, indices: Sequence[int]) -> Batch:
         """The scenes with these indices, as the model takes them."""
         scenes, device, size = self.scenes(indices), self.model.device, tuple(self.model.size)
-        prefix = f"planted-{'t' if self.shortcut == 'tag' else 's'}{self.strength}-seed{self.seed}"
         return Batch(
             _normalised(resized(scenes.images, size, "bilinear"), self.model).to(device),
             Targets(scenes.kinds.to(device)),
-            tuple(f"{prefix}-{index:05d}" for index in indices),
+            self._named(indices),
             {name: resized(mask.unsqueeze(1), size, "area").squeeze(1).to(device) for name, mask in scenes.regions.items()},
             {name: labels.to(device) for name, labels in scenes.groups.items()},
         )

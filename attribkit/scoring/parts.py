@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from ..batch import Batch
 from ..errors import BadInput
 from .summaries import Label, type_of
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from ..batch import Batch
 
 Index = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -196,12 +199,14 @@ def _labels(array: NDArray[Any]) -> NDArray[np.object_]:
 
 def _on_host(tensors: Sequence[Tensor]) -> list[NDArray[Any]]:
     """Flat tensors as arrays, with one transfer for each device and type."""
+    from torch import cat as together  # where there are tensors; scores that are read from a file need none
+
     kinds: dict[tuple[torch.device, torch.dtype], list[int]] = {}
     for place, tensor in enumerate(tensors):
         kinds.setdefault((tensor.device, tensor.dtype), []).append(place)
     arrays: list[NDArray[Any]] = [np.empty(0)] * len(tensors)
     for places in kinds.values():
-        whole = torch.cat([tensors[place] for place in places]).cpu().numpy()
+        whole = together([tensors[place] for place in places]).cpu().numpy()
         ends = np.cumsum([len(tensors[place]) for place in places])[:-1]
         for place, array in zip(places, np.split(whole, ends), strict=True):
             arrays[place] = array

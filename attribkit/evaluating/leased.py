@@ -1,0 +1,98 @@
+"""Work on a leased shard: carefully where a process has died of it before, and each method's work kept as it is done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ..problems.base import Problem
+from ..problems.shards import Shard, Sharded
+from ..progress import reporting
+from ..scores import Key
+from ..store import leases, results
+from ..store import shards as files
+from ..store.leases import Leased
+from ..store.ledger import Ledger
+from ..store.results import Done, Known, Scored, Trouble
+from .units import Unit, Work, read
+
+# So often a shard may end its process, though none of its images does so alone, before they are never put together again.
+APART = 6
+PULSE = 1.0  # seconds between signs of life of a method that takes long
+
+
+class Bench(NamedTuple):
+    """Where work is done: the ledger, what does it, the problems by what tables call them and their models."""
+
+    ledger: Ledger
+    work: Work
+    problems: Mapping[tuple[str, str], Problem]
+
+    def do(self, leased: Leased) -> None:
+        """Do all that is left of a shard of a problem that has shards, and give it back."""
+        problem = self.problems[leased.problem, leased.model]
+        if not isinstance(problem, Sharded):
+            raise TypeError(f"{leased.problem} has no shards")
+        names = [name for name in problem.names(leased.number) if name not in leased.without]
+        with reporting(self._pulse(leased)):
+            if leased.tries:
+                self._probe(leased, problem, names)
+            leases.mark(self.ledger, leased, doing="reading")
+            part = read(problem, leased.number, names if leased.without else None) if names else Shard(problem.model, None)
+            self.finish(leased, part, getattr(problem, "group_names", {}))
+
+    def finish(self, leased: Leased, part: Shard, group_names: Mapping[str, Sequence[str]]) -> None:
+        """Do all that is left of a shard that has been read, and give it back."""
+        troubles = [Trouble((failure.id,), "", failure.stage, failure.reason) for failure in part.failures]
+        results.fail(self.ledger, leased.id, [*troubles, *self._left_out(leased)])
+        if part.batch is None or not len(part.batch):
+            for each in leased.todo:
+                nothing = Scored((), np.empty(0, np.float32), np.empty(0, np.float32))
+                done = Done(each.method, Known((), (), {}), dict.fromkeys(each.metrics, nothing), (), 0.0)
+                results.commit(self.ledger, leased.id, done)
+        else:
+            unit = Unit(Key(leased.problem, leased.model, "", ""), leased.content, part.model, part.batch, group_names)
+            self._commit(leased, unit)
+        leases.finish(self.ledger, leased)
+
+    def _commit(self, leased: Leased, unit: Unit) -> None:
+        for each in leased.todo:
+            leases.mark(self.ledger, leased, doing=each.method)
+            for done in self.work.done(unit, [each], self._keep, apart=leased.tries > APART):
+                results.commit(self.ledger, leased.id, done)
+
+    def _keep(self, name: str, content: bytes) -> None:
+        files.keep(self.work.folder, name, content)
+
+    def _probe(self, leased: Leased, problem: Sharded, names: list[str]) -> None:
+        """Do everything with each image alone, for nothing but to see which of them the process dies of: the ledger knows it then."""
+        order = [name for name in leased.suspects if name in names] + [name for name in names if name not in leased.suspects]
+        for name in order:
+            leases.mark(self.ledger, leased, probing=name)
+            part = read(problem, leased.number, [name])
+            if part.batch is not None:
+                unit = Unit(Key(leased.problem, leased.model, "", ""), leased.content, part.model, part.batch, {})
+                for _ in self.work.done(unit, leased.todo, lambda _name, _content: None):
+                    leases.alive(self.ledger, leased)
+
+    def _left_out(self, leased: Leased) -> list[Trouble]:
+        reasons = dict(self.ledger.rows("SELECT image, reason FROM suspect WHERE shard = ?", leased.id))
+        return [
+            Trouble((name,), "", "worker", f"left out: alone it ended its process {leases.DEATHS} times: {reasons[name]}")
+            for name in sorted(leased.without)
+        ]
+
+    def _pulse(self, leased: Leased) -> Callable[[int, int, str], None]:
+        """A method that reports how far it has come is alive."""
+        last = time.monotonic()
+
+        def heard(_done: int, _total: int, _what: str) -> None:
+            nonlocal last
+            if time.monotonic() - last > PULSE:
+                last = time.monotonic()
+                leases.alive(self.ledger, leased)
+
+        return heard

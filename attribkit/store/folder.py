@@ -1,0 +1,247 @@
+"""`Store`: the folder of a run, as those see it who read it and those who work on it."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import BadInput, BrokenRun, InUse, Unwritable
+from ..files import PARTS
+from ..scores import Failure, Key, Scores
+from ..scoring.parts import Column, joined
+from . import leases, planning, results
+from .ledger import NAME, Ledger
+
+if TYPE_CHECKING:
+    from ..attribution import Attribution
+
+LOCK, MAPS = "lock", "maps"
+
+
+class State(NamedTuple):
+    """How far a run is: pairs of image and method that are done, of those that are asked; images that failed; what is worked on now.
+
+    `sessions` are those of whoever worked on it: when each began and was last seen, how it ended ("running", "done", "interrupted",
+    "failed", "lost"), and its facts.
+    """
+
+    done: int
+    total: int
+    failed: int
+    working: list[tuple[str, float, str]]
+    sessions: list[tuple[float, float, str, dict[str, Any]]]
+
+    @property
+    def running(self) -> bool:
+        """Whether somebody is at work, or was when they were last heard of."""
+        return bool(self.sessions) and self.sessions[-1][2] == "running"
+
+    @property
+    def seconds(self) -> float:
+        """How long it was worked on, all sessions together."""
+        return sum(seen - began for began, seen, _, _ in self.sessions)
+
+
+class Store:
+    """A run on disk, to be read, also while others work on it; `BrokenRun` where there is none or it is damaged.
+
+    `scores()` and `failures()` are those of what was asked last; `maps(method)` are as they were kept, at their own resolution.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.ledger = Ledger(self.path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Store {self.path}>"
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self.ledger.close()
+
+    def scores(self) -> Scores:
+        """Every score of what was asked last, and what failed."""
+        scores = Scores()
+        piles: dict[tuple[Key, bool], list[results.Block]] = {}
+        for block in results.blocks(self.ledger):
+            piles.setdefault((Key(block.problem, block.model, block.method, block.metric), block.higher), []).append(block)
+            scores.controls |= {block.method} if block.control else set()
+        for (key, higher), blocks in piles.items():
+            columns = [_column(block) for block in blocks]
+            ids = [block.known.names[place] for block in blocks for place in block.places]
+            try:
+                scores.enter(key, ids, joined(columns), higher)
+            except BadInput as error:
+                raise BrokenRun(self.path, f"damaged: {error}") from None
+        scores.failures = [Failure(*each[:3]) for each in self.failures()]
+        return scores
+
+    def failures(self) -> list[results.Failed]:
+        """What could not be done of what was asked last."""
+        return results.failures(self.ledger)
+
+    def curves(self) -> dict[tuple[str, str, str], dict[str, NDArray[np.float32]]]:
+        """By problem, model and metric, each method's curves (N, K) that scores were read off, where there are such."""
+        found: dict[tuple[str, str, str], dict[str, list[NDArray[np.float16]]]] = {}
+        for block in results.blocks(self.ledger):
+            if block.curves is not None:
+                found.setdefault((block.problem, block.model, block.metric), {}).setdefault(block.method, []).append(block.curves)
+        return {key: {name: np.concatenate(each).astype(np.float32) for name, each in own.items()} for key, own in found.items()}
+
+    def maps(self, method: str, *, problem: str | None = None) -> Iterator[Attribution]:
+        """The maps by a method, named as tables call it, shard by shard; `BrokenRun` where a file is damaged."""
+        from . import shards
+
+        for _, file, digest in self.files(method, problem=problem):
+            yield shards.read(self.path / MAPS / file, digest)
+
+    def files(self, method: str, *, problem: str | None = None) -> list[tuple[int, str, str]]:
+        """The files of the maps by a method: the number of the shard in its problem, the name and the digest of each."""
+        return [
+            (int(number), str(file), str(digest))
+            for number, file, digest, label in self.ledger.rows(
+                "SELECT shard.number, work.file, work.digest, problem.label FROM shard JOIN problem ON problem.id = shard.problem "
+                "JOIN work ON work.shard = shard.id JOIN method ON method.id = work.method "
+                "WHERE shard.asked = 1 AND work.file IS NOT NULL AND method.brief = ? ORDER BY shard.problem, shard.number",
+                method,
+            )
+            if problem is None or label == problem
+        ]
+
+    def state(self) -> State:
+        """How far it is."""
+        ((total,),) = self.ledger.rows(
+            "SELECT coalesce(sum(shard.images * asked.methods), 0) FROM shard JOIN "
+            "(SELECT problem, count(DISTINCT method) AS methods FROM ask GROUP BY problem) AS asked USING (problem) WHERE shard.asked = 1"
+        )
+        ((done,),) = self.ledger.rows(
+            "SELECT coalesce(sum(shard.images), 0) FROM shard JOIN work ON work.shard = shard.id WHERE shard.asked = 1 AND "
+            "EXISTS (SELECT 1 FROM ask WHERE ask.problem = shard.problem AND ask.method = work.method)"
+        )
+        ((failed,),) = self.ledger.rows(
+            "SELECT count(DISTINCT failure.problem || ' ' || failure.image) FROM failure JOIN shard ON shard.id = failure.shard "
+            "WHERE shard.asked = 1 AND failure.image <> ''"
+        )
+        sessions = self.ledger.rows("SELECT began, seen, state, facts FROM session ORDER BY id")
+        told = [(float(began), float(seen), str(state), self.ledger.json(facts)) for began, seen, state, facts in sessions]
+        return State(int(done), int(total), int(failed), leases.holders(self.ledger), told)
+
+
+def _column(block: results.Block) -> Column:
+    """A block of scores as `Scores` takes them; images have no numbers yet."""
+    places = block.places
+    groups = {}
+    for name, labels in block.known.groups.items():
+        every = np.empty(len(labels), np.object_)
+        every[:] = labels
+        groups[name] = every[places]
+    targets = np.array(block.known.targets, np.int64)[places]
+    return Column(np.zeros(len(places), np.int64), targets, groups, block.scores, block.chances)
+
+
+class Workshop(Store):
+    """The folder of a run that this process alone works on: made where there is none; `InUse` where another process has it.
+
+    A process that is killed lets go of it. A damaged ledger is set aside, and what is good of it is taken over.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            (self.path / MAPS).mkdir(parents=True, exist_ok=True)
+            self._lock = self._locked()
+            for part in (*self.path.glob(PARTS), *(self.path / MAPS).glob(PARTS)):
+                part.unlink(missing_ok=True)
+        except OSError as error:
+            raise Unwritable(f"{self.path}: {(error.strerror or str(error)).lower()}; allowed: a folder that may be written to") from error
+        try:
+            self.salvaged = False
+            self.ledger = self._opened()
+        except BaseException:
+            self._lock.close()
+            raise
+        self._session: int | None = None
+
+    def _locked(self) -> sqlite3.Connection:
+        """A lock that goes with the process that has it, whatever ends it."""
+        lock = sqlite3.connect(self.path / LOCK, timeout=0, isolation_level=None, check_same_thread=False)
+        try:
+            lock.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError as error:
+            lock.close()
+            if error.sqlite_errorname.startswith("SQLITE_BUSY"):
+                raise InUse(
+                    f"{self.path}: {self._holder()} works on it; allowed: to wait until that has ended, or another folder"
+                ) from None
+            raise Unwritable(f"{self.path}: {error}; allowed: a folder with room that may be written to") from error
+        return lock
+
+    def _holder(self) -> str:
+        try:
+            with Store(self.path) as store:
+                facts = store.state().sessions[-1][3]
+            return f"process {facts['pid']} on {facts['host']}, since {facts['began']},"
+        except (BrokenRun, InUse, IndexError, KeyError, TypeError):  # it has only just begun
+            return "another process"
+
+    def _opened(self) -> Ledger:
+        from .salvage import salvaged
+
+        try:
+            ledger = Ledger(self.path, writing=True)
+            if ledger.rows("PRAGMA quick_check(1)") == [("ok",)]:
+                list(results.blocks(ledger))
+                return ledger
+            ledger.close()
+        except BrokenRun as error:
+            if "another version" in error.reason or "no ledger" in error.reason:
+                raise
+        self.salvaged = True
+        return salvaged(self.path)
+
+    def begin(self, facts: dict[str, object]) -> None:
+        """Note that work begins."""
+        self._session = planning.begin_session(self.ledger, facts, time.time())
+        for worker, _, _ in leases.holders(self.ledger):
+            # Processes that work for another one end with it, and whatever ended that one says nothing of what they did.
+            leases.lost(self.ledger, worker, "the process that worked on it ended" if worker.startswith("alone") else None)
+
+    def seen(self, state: str = "running") -> None:
+        """Note that work goes on, or how it ended."""
+        if self._session is not None:
+            planning.end_session(self.ledger, self._session, state, time.time())
+
+    def spoilt(self) -> list[str]:
+        """Look at every file of maps that is asked for, and forget the work whose file is not as it was; the files' names."""
+        from . import shards
+
+        rows = self.ledger.rows(
+            "SELECT work.shard, work.method, work.file, work.digest FROM work JOIN shard ON shard.id = work.shard "
+            "WHERE shard.asked = 1 AND work.file IS NOT NULL"
+        )
+        bad = [(shard, method, file) for shard, method, file, digest in rows if shards.digest_of(self.path / MAPS / file) != digest]
+        planning.forget_work(self.ledger, [(shard, method) for shard, method, _ in bad])
+        return [file for _, _, file in bad]
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        self.ledger.close(last=True)
+        self._lock.close()
+
+
+def is_run(path: Path) -> bool:
+    """Whether there is a run in a folder."""
+    return (path / NAME).exists()

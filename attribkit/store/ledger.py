@@ -1,0 +1,158 @@
+"""The ledger of a run: one SQLite file, written ahead (WAL), so that a process may be killed at any moment."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import BrokenRun, InUse, Unwritable
+
+NAME = "ledger.db"
+APPLICATION, FORMAT = 0x61747274, 1  # "attr"
+PATIENCE = 30.0  # seconds that a writer waits for another
+
+SCHEMA = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE session (id INTEGER PRIMARY KEY, began REAL NOT NULL, seen REAL NOT NULL, state TEXT NOT NULL, facts TEXT NOT NULL);
+CREATE TABLE problem (id INTEGER PRIMARY KEY, label TEXT NOT NULL, model TEXT NOT NULL, asked INTEGER NOT NULL, UNIQUE (label, model));
+CREATE TABLE method (id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE, brief TEXT NOT NULL, control INTEGER NOT NULL);
+CREATE TABLE metric (id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE, brief TEXT NOT NULL, higher INTEGER NOT NULL);
+CREATE TABLE ask (
+  problem INTEGER, method INTEGER, metric INTEGER, place INTEGER NOT NULL, PRIMARY KEY (problem, method, metric)
+) WITHOUT ROWID;
+CREATE TABLE shard (
+  id INTEGER PRIMARY KEY, problem INTEGER NOT NULL, number INTEGER NOT NULL, content TEXT NOT NULL, images INTEGER NOT NULL,
+  asked INTEGER NOT NULL, complete INTEGER NOT NULL DEFAULT 0, lease TEXT, since REAL, tries INTEGER NOT NULL DEFAULT 0,
+  doing TEXT, probing TEXT, UNIQUE (problem, number, content)
+);
+CREATE INDEX open_shards ON shard (asked, complete, lease, tries, id);
+CREATE TABLE about (shard INTEGER PRIMARY KEY, images TEXT NOT NULL, mark INTEGER NOT NULL);
+CREATE TABLE work (
+  shard INTEGER, method INTEGER, images INTEGER NOT NULL, file TEXT, digest TEXT, seconds REAL NOT NULL, PRIMARY KEY (shard, method)
+) WITHOUT ROWID;
+CREATE TABLE score (
+  shard INTEGER, method INTEGER, metric INTEGER, places BLOB NOT NULL, scores BLOB NOT NULL, chances BLOB NOT NULL, curves BLOB,
+  mark INTEGER NOT NULL, PRIMARY KEY (shard, method, metric)
+) WITHOUT ROWID;
+CREATE TABLE suspect (shard INTEGER, image TEXT, deaths INTEGER NOT NULL, reason TEXT NOT NULL, PRIMARY KEY (shard, image));
+CREATE TABLE failure (
+  problem INTEGER, shard INTEGER, image TEXT, method INTEGER, stage TEXT, reason TEXT NOT NULL,
+  PRIMARY KEY (problem, shard, image, method, stage)
+);
+CREATE TABLE note (id TEXT NOT NULL, stage TEXT NOT NULL, reason TEXT NOT NULL, PRIMARY KEY (id, stage, reason));
+"""
+
+
+class Ledger:
+    """A connection to the ledger in `folder`: to read it, or, `writing`, to change it.
+
+    `BrokenRun` where it is none, or is damaged; `Unwritable` where it cannot be written; `InUse` where others do not let go of it.
+    """
+
+    def __init__(self, folder: Path, *, writing: bool = False) -> None:
+        self.path = folder / NAME
+        self.writing = writing
+        if not writing and not self.path.is_file():
+            raise BrokenRun(folder, f"no run: there is no {NAME} in it; allowed: a folder that an evaluation has written")
+        with self.translated():
+            self.db = self._connected()
+            try:
+                self._check()
+            except BaseException:
+                self.db.close()
+                raise
+
+    def _connected(self) -> sqlite3.Connection:
+        if self.writing:
+            return sqlite3.connect(self.path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
+        address = self.path.absolute().as_uri()
+        db = sqlite3.connect(f"{address}?mode=ro", uri=True, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
+        try:
+            db.execute("SELECT count(*) FROM sqlite_master")
+        except sqlite3.OperationalError as error:
+            db.close()
+            if error.sqlite_errorname not in ("SQLITE_CANTOPEN", "SQLITE_READONLY_CANTINIT", "SQLITE_READONLY_DIRECTORY"):
+                raise
+            # Where nothing can be written, no process writes: the file is read as it stands.
+            db = sqlite3.connect(f"{address}?immutable=1", uri=True, isolation_level=None, check_same_thread=False)
+        return db
+
+    def _check(self) -> None:
+        """Raise unless this is a ledger; make one where there is nothing yet."""
+        (application,), (version,) = (self.db.execute(f"PRAGMA {name}").fetchone() for name in ("application_id", "user_version"))
+        empty = not self.db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if self.writing and empty and application == 0:
+            self.db.execute("PRAGMA journal_mode = WAL")
+            self.db.executescript(
+                f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {FORMAT}; COMMIT;"
+            )
+        elif application != APPLICATION:
+            raise BrokenRun(self.path, "it is no ledger of attribkit; allowed: one that an evaluation has written")
+        elif version != FORMAT:
+            raise BrokenRun(self.path, f"got format {version}, allowed: {FORMAT}; another version of attribkit has written it")
+        elif self.writing:
+            self.db.execute("PRAGMA journal_mode = WAL")
+        if self.writing:
+            self.db.execute("PRAGMA synchronous = NORMAL")  # whole after a crash of anything; a power cut may cost the last commits
+
+    def close(self, *, last: bool = False) -> None:
+        """Let go of the file; the `last` to write leaves one plain file, which can be read where nothing can be written."""
+        if last and self.writing:
+            with contextlib.suppress(sqlite3.OperationalError):  # somebody reads it: then it stays as it is
+                self.db.execute("PRAGMA journal_mode = DELETE")
+        self.db.close()
+
+    @contextlib.contextmanager
+    def translated(self) -> Iterator[None]:
+        """While it lasts, SQLite's errors become ours."""
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            raise self._said(error) from error
+
+    def _said(self, error: sqlite3.DatabaseError) -> Exception:
+        name = getattr(error, "sqlite_errorname", "") or ""
+        if name.startswith(("SQLITE_FULL", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_PERM")):
+            return Unwritable(f"{self.path}: {error}; allowed: a folder with room that may be written to; what was finished is kept")
+        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            return InUse(f"{self.path}: another process holds it; allowed: to wait until that has ended")
+        return BrokenRun(self.path, f"damaged: {error}")
+
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[sqlite3.Connection]:
+        """One transaction: all of it, or nothing."""
+        with self.translated():
+            self.db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self.db
+                self.db.execute("COMMIT")
+            except BaseException:
+                if self.db.in_transaction:
+                    self.db.execute("ROLLBACK")
+                raise
+
+    def rows(self, question: str, *values: Any) -> list[tuple[Any, ...]]:
+        """The rows that answer a question."""
+        with self.translated():
+            return self.db.execute(question, values).fetchall()
+
+    def get(self, name: str) -> Any:
+        """What was put under a name; None if nothing was."""
+        found = self.rows("SELECT value FROM meta WHERE name = ?", name)
+        return self.json(found[0][0]) if found else None
+
+    def put(self, name: str, value: Any) -> None:
+        """Keep a value that JSON takes."""
+        with self.changing() as db:
+            db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, json.dumps(value)))
+
+    def json(self, text: object) -> Any:
+        """A value that was written as JSON; `BrokenRun` where it is not that."""
+        try:
+            return json.loads(text)  # type: ignore[arg-type]  # what is no text is an error like any other
+        except (ValueError, TypeError, RecursionError) as error:
+            raise BrokenRun(self.path, f"damaged: a value that is no JSON ({error})") from None
