@@ -7,12 +7,12 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from ..errors import AttribkitError, BadInput, UnknownName
 from ..registry import AtLeast, Settings, fitting, hints, needed, short
 from .entries import methods_from, metrics_from, problems_from
+from .texts import class_names
 
 if TYPE_CHECKING:
     from ..batch import Kind
@@ -81,7 +81,7 @@ class Configuration(_Checked):
         mistakes: list[Mistake] = []
         if isinstance(given.get("classes"), str):  # which would be a file to read
             mistakes.append((("classes",), f"got {short(repr(given.pop('classes')))}, allowed: names"))
-        lacking = {field.name for field in dataclasses.fields(cls)} - set(given) - set(needed(cls))
+        lacking = {field.name for field in dataclasses.fields(cls)} - set(record) - set(needed(cls))
         mistakes += [((name,), "got none, allowed: a value") for name in sorted(lacking)]
         values, found = checked(cls, given)
         mistakes += found
@@ -104,19 +104,6 @@ class Execution(_Checked):
     engine: Literal["local", "ray"] = "local"
     deadline: float = 1800.0
     device: str | None = None
-
-
-def class_names(given: str) -> tuple[str, ...]:
-    """Class names from a text file with one a line, or from a list with commas between them."""
-    path = Path(given)
-    if path.is_file():
-        try:
-            return tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip())
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadInput(f"{given}: cannot be read as text: {error}") from error
-    if "," not in given:
-        raise BadInput(f"got {given!r}, allowed: a text file with one class a line, or names with commas between them")
-    return tuple(name.strip() for name in given.split(","))
 
 
 def checked(cls: type[Any], given: Mapping[str, Any]) -> tuple[dict[str, Any], list[Mistake]]:

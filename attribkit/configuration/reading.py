@@ -15,11 +15,12 @@ from ..registry import Settings, read, short
 from .base import PLANTED, SCHEMA, Configuration, Execution, Keys, checked, spelled
 from .entries import problem_of
 from .positions import positions
+from .texts import text_of
 
-LARGEST = 1_000_000  # bytes of a file: a configuration is a page or two
 RUN = "run"  # the table of a file that says how it is run
+SET = "--set"  # the option of the command line that overrides are given with
 _LINE = re.compile(r"\(at line (\d+), column \d+\)")
-_BARE = re.compile(r"[A-Za-z_][\w./\\:@+ -]*")
+_BARE = re.compile(r"[^\W\d].*|[./~].*")  # a name, a call or a path, without the quotes that a shell takes away
 
 
 def read_configuration(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Configuration, Execution]:
@@ -29,7 +30,7 @@ def read_configuration(path: str | Path, overrides: Sequence[str] = ()) -> tuple
     problems are lists of names, calls, or tables with the key `name`. Paths in the file are relative to it. `BadInput` has a line for each
     mistake, with the line of the file and the keys that it is under.
     """
-    text = _text(Path(path))
+    text = text_of(path)
     try:
         raw, places = tomllib.loads(text), positions(text)
     except RecursionError:
@@ -37,8 +38,8 @@ def read_configuration(path: str | Path, overrides: Sequence[str] = ()) -> tuple
     except ValueError as error:
         found = _LINE.search(str(error))
         number = int(found[1]) if found else text.count("\n") + 1
-        raise BrokenFile(path, f"line {number}: {_LINE.sub('', str(error)).strip().lower()}; allowed: TOML") from None
-    draft = _Draft(raw, str(path), {keys: f"{path}: line {line}, {spelled(keys)}" for keys, line in places.items()})
+        raise BrokenFile(path, f"line {number}: {_LINE.sub('', str(error)).strip()}; allowed: TOML") from None
+    draft = _Draft(raw, str(path), {keys: f"{path}: line {line}" for keys, line in places.items()})
     schema = raw.pop("schema", None)
     if schema != SCHEMA or isinstance(schema, bool):
         got = "none" if schema is None else repr(schema)
@@ -67,12 +68,15 @@ class _Draft:
         self.mistakes: list[str] = []
 
     def wrong(self, keys: Keys, what: str) -> None:
-        """Note a mistake at the keys, or, where nothing stands there, at what they are in."""
-        place = next((self.places[keys[:end]] for end in range(len(keys), 0, -1) if keys[:end] in self.places), None)
-        if place is None:
+        """Note a mistake at the keys, or, where nothing stands there, at what they are in, or at what is in them."""
+        around = [keys[:end] for end in range(len(keys), 0, -1) if keys[:end] in self.places]
+        known = next(iter(around or [inner for inner in self.places if inner[: len(keys)] == keys]), None)
+        if known is None:
             place = f"{self.source}: {spelled(keys)}"
-        elif not place.startswith("--set") and not place.endswith(f" {spelled(keys)}"):
-            place = place.rpartition(" ")[0] + f" {spelled(keys)}"
+        elif known == keys and self.places[keys].startswith(SET):
+            place = self.places[keys]
+        else:
+            place = f"{self.places[known]}, {spelled(keys)}"
         self.mistakes.append(f"{place}: {what}")
 
     def beside(self, folder: Path) -> None:
@@ -95,7 +99,7 @@ class _Draft:
 
     def set(self, override: str) -> None:
         """KEY=VALUE, as in methods.0.steps=64; the value as TOML has it, or a word as it is."""
-        place = f"--set {short(override)}"
+        place = f"{SET} {short(override if override.isprintable() else repr(override))}"
         name, equals, text = override.partition("=")
         keys: Keys = tuple(int(part) if part.isdecimal() and len(part) < 9 else part for part in name.strip().split("."))
         try:
@@ -142,26 +146,6 @@ class _Draft:
         if self.mistakes:
             raise BadInput("\n".join(self.mistakes))
         return Configuration(**asked), Execution(**done)
-
-
-def _text(path: Path) -> str:
-    from ..images import open_regular
-
-    try:
-        with open_regular(os.fspath(path)) as file:
-            content = file.read(LARGEST + 1)
-        if len(content) > LARGEST:
-            raise BadInput(f"more than {LARGEST:,} bytes, allowed: a configuration of less")
-        return content.decode("utf-8-sig")
-    except FileNotFoundError:
-        reason = "no such file"
-    except UnicodeDecodeError as error:
-        reason = f"line {content[: error.start].count(10) + 1}: it is not UTF-8 text; allowed: UTF-8"
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-    except ValueError as error:  # a BadInput of what is no regular file, or a path with a zero byte
-        reason = str(error)
-    raise BrokenFile(path, reason)
 
 
 def _value(text: str) -> Any:

@@ -187,6 +187,6 @@ def is_file_name(weights: str | Path) -> bool:
     text = str(weights)
     if isinstance(weights, Path) or text.lower().endswith(SUFFIXES) or "/" in text or "\\" in text:
         return True
-    if text != "default" and Path(text).exists():
+    if text != "default" and os.path.exists(text):  # unlike Path's own, never raises
         raise BadInput(f"weights: got {text!r}, allowed: a file ending in {', '.join(SUFFIXES)}")
     return False

@@ -179,7 +179,7 @@ def main(borders: Mapping[str, Border]) -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:
         report = tried(borders[asked.border], asked.times, f"{asked.border} {asked.seed}", Path(asked.folder or made))
-    print(json.dumps(dataclasses.asdict(report)))
+    sys.stdout.write(json.dumps(dataclasses.asdict(report)) + "\n")
 
 
 def tried(border: Border, times: int, seed: str, folder: Path) -> Report:
@@ -219,7 +219,7 @@ def outcome(border: Border, case: bytes, path: Path) -> str:
 def _limit() -> None:
     with open("/proc/self/statm") as file:
         used = int(file.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
 
 def _hang(number: int, frame: FrameType | None) -> None:
