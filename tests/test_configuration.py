@@ -252,9 +252,9 @@ def test_every_mistake_is_told_at_once_with_its_line_and_keys(tmp_path: Path) ->
         "line 17, problems[6]: cannot read the problem ''; allowed: a name, or a call such as Name(setting=1)",
         "line 24, metrics[0].removal.sigma: Blur(sigma=...): got -1, allowed: a number of at least 0.001",
         "line 21, metrics[0].steps: Deletion(steps=...): got '8', allowed: an int of at least 1",
-        "line 26, metrics[1].name: no metric is called 'insertio'; did you mean insertion?",
+        "line 26, metrics[1].name: no metric is called 'insertio'; did you mean insertion or deletion?",
         "model: got none, allowed: a value",
-        "line 29, run.workers: got True, allowed: an int of at least 1",
+        "line 29, run.workers: got True, allowed: an int of at least 0",
         "line 30, run.engine: got 'slurm', allowed: 'local' or 'ray'",
         "line 31, run.deadline: got 0.0, allowed: seconds, a number above 0",
         "line 32, run.out: got '', allowed: something in it",
@@ -346,7 +346,7 @@ def test_overrides_of_what_is_made_already() -> None:
 
 
 def test_a_wrong_override_is_told_by_its_own_words(tmp_path: Path) -> None:
-    sets = ("limit=abc", "methods.1.steps=0", "methods.9.steps=1", "model.x=1", "seed", "=3", "layer=", "modle=3", "run.workers=0")
+    sets = ("limit=abc", "methods.1.steps=0", "methods.9.steps=1", "model.x=1", "seed", "=3", "layer=", "modle=3", "run.workers=-1")
     told = mistakes(
         written(tmp_path, WHOLE), (*sets, "methods.0.sigma=2", "batch=1\nseed=3", "maps=1x", "metrics.1.removal=blurr", "limt.x=1")
     )
@@ -364,7 +364,7 @@ def test_a_wrong_override_is_told_by_its_own_words(tmp_path: Path) -> None:
         "--set metrics.1.removal=blurr: no removal is called 'blurr'; did you mean blur?",
         "--set modle=3: no key is called 'modle'; did you mean model or methods?",
         "--set limt.x=1, limt: no key is called 'limt'; did you mean limit?",
-        "--set run.workers=0: got 0, allowed: an int of at least 1",
+        "--set run.workers=-1: got -1, allowed: an int of at least 0",
     ]
 
 

@@ -20,7 +20,8 @@ from ..batch import Batch, Kind, Targets
 from ..errors import BadInput, BrokenFile, BrokenImage
 from ..images import read_image
 from ..scores import Failure
-from .manifest import Box, Manifest, Row
+from .manifest import Manifest, Region, Row
+from .rle import RunLengths
 from .shards import digested, starts
 
 if TYPE_CHECKING:
@@ -135,13 +136,16 @@ class Files:
         except BadInput as error:  # a shape that cannot be resized, such as 1 x 40000; a region that is not on the image
             raise BrokenImage(path, str(error)) from None
 
-    def _region(self, region: str | Box | None, size: tuple[int, int]) -> Tensor:
+    def _region(self, region: Region | None, size: tuple[int, int]) -> Tensor:
         """(H, W), how much of each pixel lies inside; 0 everywhere where there is no region."""
         preprocessing = self.model.preprocessing
         if region is None:
             return torch.zeros(preprocessing.size)
         if isinstance(region, str):
             return preprocessing.mask(torch.from_numpy(np.array(self._mask(region, size))))
+        if isinstance(region, RunLengths):
+            _check_size("its run lengths", (region.width, region.height), size)
+            return preprocessing.mask(torch.from_numpy(region.mask()))
         if region[2] > size[0] + 1 or region[3] > size[1] + 1:  # half a pixel too far is rounding; more, and it is another image's size
             raise BadInput(f"its box {' '.join(f'{each:g}' for each in region)}: reaches beyond the image of {size[0]} x {size[1]}")
         return preprocessing.box(region, *size)
@@ -151,9 +155,7 @@ class Files:
             mask = read_image(self.manifest.folder / name, convert=as_mask)
         except BrokenImage as error:
             raise BadInput(f"its mask {name}: {error.reason}") from None
-        if mask.size != size:
-            got = f"{mask.width} x {mask.height} for an image of {size[0]} x {size[1]}"
-            raise BadInput(f"its mask {name}: {got} (both upright), allowed: the image's size")
+        _check_size(f"its mask {name}", mask.size, size)
         return mask
 
     @functools.cached_property
@@ -173,6 +175,11 @@ class Files:
     @functools.cached_property
     def _codes(self) -> dict[str, dict[str, int]]:
         return {name: {label: code for code, label in enumerate(labels)} for name, labels in self.group_names.items()}
+
+
+def _check_size(what: str, got: tuple[int, int], size: tuple[int, int]) -> None:
+    if got != size:
+        raise BadInput(f"{what}: {got[0]} x {got[1]} for an image of {size[0]} x {size[1]} (both upright), allowed: the image's size")
 
 
 def class_folders(folders: list[str], classes: Sequence[str]) -> dict[str, int]:

@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 class Labelled:
     """Your own images with labels, masks, boxes and groups: from a manifest, or a folder of class folders.
 
-    `source` is a CSV or Parquet file with columns `path,label[,mask:NAME ...][,group:NAME ...][,box:NAME ...]`, a folder of class
-    folders (or of images alone), or a list of `Batch`. A label is a class's name or index, and where it is empty what the model
-    predicts; of it the scalar `kind` is explained. A mask goes the way of its image: a region holds the share of each pixel that it
-    covers, and 0 where an image has none. Groups are codes of the labels in `group_names`. `limit` takes the first images only. They are
-    read `batch_size` at a time; one that cannot be read, or whose mask cannot, is left out, and stands in `failures` once it has been
-    passed.
+    `source` is a CSV or Parquet file with columns `path,label[,mask:NAME ...][,rle:NAME ...][,box:NAME ...][,group:NAME ...]`, a
+    folder of class folders (or of images alone), or a list of `Batch`. A label is a class's name or index, and where it is empty what the
+    model predicts; of it the scalar `kind` is explained. A mask, a file or COCO's run lengths, goes the way of its image: a region holds
+    the share of each pixel that it covers, and 0 where an image has none. Groups are codes of the labels in `group_names`. `limit` takes
+    the first images only. They are read `batch_size` at a time; one that cannot be read, or whose mask cannot, is left out, and stands in
+    `failures` once it has been passed.
     """
 
     name: ClassVar[str] = "labelled"

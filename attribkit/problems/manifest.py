@@ -16,11 +16,15 @@ from typing import Any, NamedTuple
 from ..errors import BadInput, BrokenFile, Unavailable
 from ..images import find_images, open_regular
 from ..registry import short
+from .rle import RunLengths, read_run_lengths
 
 Box = tuple[float, float, float, float]
+Region = str | RunLengths | Box
 LONGEST = 1_000_000  # characters of a line: what has more is no manifest, and reading on would fill the memory
 LONGEST_FIELD = 4096  # characters, as many as a path may have
-_ALLOWED = "allowed: path, label, and as many of mask:NAME, box:NAME, group:NAME as you like"
+LONGEST_RUNS = 131_072  # characters of a mask in run lengths, as many as a field of CSV may have
+_ALLOWED = "allowed: path, label, and as many of mask:NAME, rle:NAME, box:NAME, group:NAME as you like"
+REGIONS = ("mask", "rle", "box")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _DRIVE = re.compile(r"[/\\]|[A-Za-z]:[/\\]")
 
@@ -28,13 +32,14 @@ _DRIVE = re.compile(r"[/\\]|[A-Za-z]:[/\\]")
 class Row(NamedTuple):
     """One image: where it stands in its manifest (for messages), its path in the folder, its label and, by column, what else is known.
 
-    An empty `label` means what the model predicts; a region is a mask's path, a box (x0, y0, x1, y1), or None where there is none.
+    An empty `label` means what the model predicts; a region is a mask's path, its run lengths, a box (x0, y0, x1, y1), or None where there
+    is none.
     """
 
     at: str
     path: str
     label: str
-    regions: tuple[str | Box | None, ...] = ()
+    regions: tuple[Region | None, ...] = ()
     groups: tuple[str, ...] = ()
 
 
@@ -52,8 +57,8 @@ class Manifest:
 def read_manifest(source: str | Path) -> Manifest:
     """The manifest in a CSV or Parquet file, or made of a folder's images; `BrokenFile` says what is wrong with it, and in which line.
 
-    Columns `path,label[,mask:NAME ...][,group:NAME ...][,box:NAME ...]`; paths are relative to the file and stay in its folder. In a
-    folder of class folders a class folder's name is the label; images that lie in the folder itself have none.
+    Columns `path,label[,mask:NAME ...][,rle:NAME ...][,box:NAME ...][,group:NAME ...]`; paths are relative to the file and stay in its
+    folder. In a folder of class folders a class folder's name is the label; images that lie in the folder itself have none.
     """
     path = Path(source)
     if path.is_dir():
@@ -135,7 +140,7 @@ def _checked(path: Path, lines: Iterator[tuple[str, list[str]]]) -> Manifest:
     """The lines as rows; the first thing that is wrong raises `BadInput`."""
     _, header = next(lines, ("", []))
     columns = _columns(header)
-    regions = [column for column in columns if column[0] in ("mask", "box")]
+    regions = [column for column in columns if column[0] in REGIONS]
     reader = _Fields(os.fspath(path.parent))
     rows: list[Row] = []
     first: dict[str, str] = {}
@@ -161,9 +166,9 @@ def _columns(header: list[str]) -> list[tuple[str, str]]:
     for field in header:
         kind, colon, name = (part.strip() for part in field.partition(":"))
         plain = kind in ("path", "label") and not colon
-        if not plain and (kind not in ("mask", "box", "group") or not name or _CONTROL.search(name)):
+        if not plain and (kind not in (*REGIONS, "group") or not name or _CONTROL.search(name)):
             raise BadInput(f"the header: got the column {_quoted(field)}, {_ALLOWED}")
-        columns.append(("region" if kind in ("mask", "box") else kind, name))
+        columns.append(("region" if kind in REGIONS else kind, name))
         if columns.count(columns[-1]) > 1:
             raise BadInput(
                 f"the header: got two columns for {kind} {name}".rstrip() + ", allowed: one of each, and each region's name once"
@@ -190,16 +195,19 @@ class _Fields:
             except BadInput as error:
                 column = f"{kind}:{name}" if name else kind
                 raise BadInput(f"{at}, column {column}: got {_quoted(field)}, {error}") from None
-            found["region" if kind in ("mask", "box") else kind].append(value)
+            found["region" if kind in REGIONS else kind].append(value)
         return Row(at, found["path"][0], found["label"][0], tuple(found["region"]), tuple(found["group"]))
 
-    def _value(self, kind: str, field: str) -> str | Box | None:
-        if len(field) > LONGEST_FIELD:
-            raise BadInput(f"of {len(field):,} characters, allowed: at most {LONGEST_FIELD:,}")
+    def _value(self, kind: str, field: str) -> Region | None:
+        longest = LONGEST_RUNS if kind == "rle" else LONGEST_FIELD
+        if len(field) > longest:
+            raise BadInput(f"of {len(field):,} characters, allowed: at most {longest:,}")
         if _CONTROL.search(field):
             raise BadInput("allowed: text without tabs, line breaks and other control characters")
         if kind == "box":
             return _box(field)
+        if kind == "rle":
+            return read_run_lengths(field) if field.strip() else None
         if kind == "path" or (kind == "mask" and field.strip()):
             return self._path(field)
         return None if kind == "mask" else field.strip()
