@@ -31,18 +31,19 @@ _PAPER = re.compile(r"arXiv:(\d{4}\.\d{4,5})|https?://[^\s<>&]*[^\s<>&.,;)]")  #
 
 @dataclass(frozen=True)
 class About:
-    """What was run: facts (model, preprocessing, versions) by name, methods as (name, repr, paper), failures as (id, reason)."""
+    """What was run: facts (model, versions) by name, methods and metrics as (name, repr, paper), failures as (id, reason)."""
 
     facts: Mapping[str, str] = field(default_factory=dict)
     methods: Sequence[tuple[str, str, str]] = ()
     failures: Sequence[tuple[str, str]] = ()
+    metrics: Sequence[tuple[str, str, str]] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class Section:
     """A part of a page: the template that shows it, what the template is filled with, and a script with the data that it reads.
 
-    `name` is its id in the page, and each is used once; several sections may share a template and a script.
+    `name` is its id in the page, and each is used once; several sections may share a template, a script, and a `style` of their own.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Section:
     script: str = ""
     data: Mapping[str, Any] = field(default_factory=dict)
     heading: str = ""
+    style: str = ""
 
 
 def write_page(path: str | Path, sections: Sequence[Section], *, title: str, summary: str = "") -> Path:
@@ -58,7 +60,7 @@ def write_page(path: str | Path, sections: Sequence[Section], *, title: str, sum
     names = [section.name for section in sections]
     if len(set(names)) < len(names):
         raise BadInput(f"sections: got {names}, allowed: each name once")
-    style = _source("page.css")
+    style = "".join(map(_source, dict.fromkeys(["page.css", *(section.style for section in sections if section.style)])))
     scripts = {section.script: _source(section.script) for section in sections if section.script}
     runs = " ".join(map(_hashed, scripts.values())) or "'none'"
     policy = f"default-src 'none'; img-src data:; style-src {_hashed(style)}; script-src {runs}; base-uri 'none'; form-action 'none'"

@@ -40,3 +40,15 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
     slack = 1e-9 * (high - low)
     places = range(math.ceil((low - slack) / step), math.floor((high + slack) / step) + 1)
     return [float(f"{place * step:.12g}") for place in places]
+
+
+def written(value: float | None) -> str:
+    """A number for people: three decimals, or as many significant digits where that would say nothing; a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return (f"{value:.3f}" if value == 0 or 1e-2 <= abs(value) < 1e4 else f"{value:.3g}").replace("-", "−")
+
+
+def share_of(value: float, span: Span) -> float:
+    """Where a value lies on an axis, in percent of its length."""
+    return 100 * (value - span[0]) / (span[1] - span[0])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -29,7 +28,8 @@ from .charts import (
     write_name,
 )
 from .drawing import EDGE, Axes, Figure, Sheet
-from .scales import Numbers, number, numbers, span_of, ticks
+from .scales import Numbers, number, span_of, ticks
+from .spreads import band_of, box_of, curves_of, scores_of
 
 DASHES: tuple[str | tuple[int, tuple[float, ...]], ...] = ("-", (0, (4.0, 1.5)), (0, (1.0, 1.0)), (0, (4.0, 1.5, 1.0, 1.5)))
 WIDTH, BETWEEN = 2.0, 0.25  # inches: of a panel of boxes, between two
@@ -56,7 +56,7 @@ def box_figure(
     methods = list(dict.fromkeys(method for panel in scores.values() for method in panel))
     if not methods:
         raise BadInput("box_figure: got no scores, allowed: at least one method in one panel")
-    known = {name: {method: _finite(values, method) for method, values in panel.items()} for name, panel in scores.items()}
+    known = {name: {each: scores_of(found, f"box_figure({each})") for each, found in panel.items()} for name, panel in scores.items()}
     chances = {name: number(chance.get(name) if isinstance(chance, Mapping) else chance) for name in scores}
     span = span_of([end for panel in known.values() for values in panel.values() for end in values] + list(chances.values()))
     columns, names = min(3, len(scores)), label_width(methods)
@@ -86,11 +86,9 @@ def box_figure(
 
 
 def _box(axes: Axes, row: int, values: Numbers, colour: str) -> None:
-    low, middle, high = np.percentile(values, (25, 50, 75))
-    near = values[(values >= low - 1.5 * (high - low)) & (values <= high + 1.5 * (high - low))]
-    far = np.sort(np.setdiff1d(values, near))
+    low, middle, high, ends, far = box_of(values)
     line: dict[str, Any] = {"color": colour, "linestyle": "-", "marker": "", "solid_capstyle": "butt"}
-    for start, end in ((min(low, near.min()), low), (high, max(high, near.max()))):
+    for start, end in ((ends[0], low), (high, ends[1])):
         axes.plot((start, end), (row, row), linewidth=1.0, **line)
     x, y = (low, high, high, low), (row - 0.32, row - 0.32, row + 0.32, row + 0.32)
     axes.fill(x, y, facecolor=f"{colour}40", edgecolor=colour, linewidth=1.0)
@@ -110,8 +108,8 @@ def curve_figure(
     """
     if not curves:
         raise BadInput("curve_figure: got no curves, allowed: at least one method")
-    known = {method: _curves(values, method) for method, values in curves.items()}
-    bands = {method: _band(values) for method, values in known.items() if len(values)}
+    known = {method: curves_of(values, f"curve_figure({method})") for method, values in curves.items()}
+    bands = {method: band_of(values) for method, values in known.items() if len(values)}
     span = span_of([end for band in bands.values() for part in band for end in part])
     names = label_width(curves)
     width, height, head = 4.2, max(2.8, ROW * len(curves)), EDGE + 0.3 * bool(title)
@@ -138,20 +136,6 @@ def curve_figure(
     return sheet.figure
 
 
-def _curves(values: ArrayLike, method: str) -> Numbers:
-    array = numbers(values)
-    if array.ndim != 2 or array.shape[1] < 2:
-        raise BadInput(f"curve_figure({method}): got {array.shape}, allowed: (N, K), K at least 2")
-    return array[np.isfinite(array).all(1)]
-
-
-def _band(values: Numbers) -> tuple[Numbers, Numbers, Numbers]:
-    """Mean, lower and upper end of the 95 % interval of curves (N, K), each (K,)."""
-    mean = values.mean(0)
-    error = 1.96 * values.std(0, ddof=1) / math.sqrt(len(values)) if len(values) > 1 else np.zeros_like(mean)
-    return mean, mean - error, mean + error
-
-
 def _looks(methods: Iterable[str]) -> Iterator[dict[str, Any]]:
     """Colour and dashes of each method's line, no two the same among 28; controls are grey, told apart by their dashes."""
     greys, others = itertools.count(), itertools.count()
@@ -160,10 +144,3 @@ def _looks(methods: Iterable[str]) -> Iterator[dict[str, Any]]:
         colour = GREY if is_control(method) else COLOURS[place % len(COLOURS)]
         dash = DASHES[(place if is_control(method) else place // len(COLOURS)) % len(DASHES)]
         yield {"color": colour, "linestyle": dash, "linewidth": 1.5, "marker": ""}
-
-
-def _finite(values: ArrayLike, method: str) -> Numbers:
-    array = numbers(values)
-    if array.ndim != 1:
-        raise BadInput(f"box_figure({method}): got {array.shape}, allowed: (N,), one score per image")
-    return array[np.isfinite(array)]

@@ -8,7 +8,7 @@ const start = (root) => {
   const tables = {};
   for (const [name, code] of Object.entries(data.tables)) tables[name] = Uint8Array.from(atob(code), (c) => c.charCodeAt(0));
   const inks = ["#ffd400", "#00e5ff", "#ff7bd5", "#8cff66", "#ffffff", "#ff9e3d"];
-  const state = { method: 0, view: "overlay", shared: false, table: "auto", opacity: data.look.opacity, top: 1, grey: true, outlines: true };
+  const state = { method: 0, view: "overlay", shared: false, table: "auto", opacity: data.look.opacity, top: 1, grey: true, outlines: true, order: "", metric: 0, of: "shown" };
 
   const element = (tag, className, text) => {
     const made = document.createElement(tag);
@@ -144,6 +144,49 @@ const start = (root) => {
     const photo = node.querySelector("img");
     return { node, index, photo, button: node.querySelector(".open"), item: data.items[index], panels: [], near: false, stale: true, text: node.textContent.toLowerCase() };
   });
+  const cardOf = new Map(cards.map((card) => [card.node, card]));
+  let order = cards;
+
+  // Scores: an image has one for each metric and method, or null
+
+  const compared = [...data.scored.keys()].filter((method) => !data.scored[method].control);
+  const scoredAs = data.methods.map(({ name }) => data.scored.findIndex((scored) => scored.name === name));
+  const known = (card) => compared.map((method) => card.item.scores[state.metric][method]).filter((score) => score !== null);
+  const mean = (values) => (values.length ? values.reduce((sum, value) => sum + value, 0) / values.length : null);
+  const scoreOf = (card, of) => {
+    if (of === "mean" || (of === "shown" && (state.method === "all" || (scoredAs[state.method] ?? -1) < 0))) return mean(known(card));
+    return card.item.scores[state.metric][of === "shown" ? scoredAs[state.method] : Number(of)];
+  };
+  const apart = (card) => {
+    const scores = known(card);
+    return scores.length > 1 ? Math.max(...scores) - Math.min(...scores) : null;
+  };
+  // What a card is sorted by, the larger the earlier.
+  const rank = (card) => {
+    if (state.order === "apart") return apart(card);
+    const score = scoreOf(card, state.of);
+    return score === null ? null : (state.order === "best") === data.metrics[state.metric].higher ? score : -score;
+  };
+  const sorted = () => {
+    if (!state.order) return cards;
+    const ranks = new Map(cards.map((card) => [card, rank(card)]));
+    return [...cards].sort((a, b) => {
+      const [x, y] = [ranks.get(a), ranks.get(b)];
+      return x === null || y === null ? (x === null) - (y === null) || a.index - b.index : y - x || a.index - b.index;
+    });
+  };
+  const sort = () => {
+    if (!data.metrics.length) return;
+    const before = order;
+    order = sorted();
+    if (order.some((card, at) => card !== before[at])) grid.append(...order.map(({ node }) => node));
+    for (const card of cards) {
+      card.score ??= card.node.insertBefore(element("p", "score"), card.node.querySelector(".caption"));
+      const score = state.order === "apart" ? apart(card) : scoreOf(card, state.of);
+      const whose = state.order === "apart" ? "methods differ by" : state.of === "shown" && state.method !== "all" ? "" : state.of === "shown" || state.of === "mean" ? "mean" : data.scored[state.of].name;
+      card.score.replaceChildren(element("bdi", "", data.metrics[state.metric].name), element("span", "", `${whose ? `${whose} ` : ""}${score === null ? "no score" : number(score)}`));
+    }
+  };
   const panelOf = (card, method, photo) => {
     const box = element("div"), panel = element("span", "panel"), label = element("span", "label");
     const image = photo ?? card.photo.cloneNode();
@@ -159,10 +202,11 @@ const start = (root) => {
       panel.append(...(photo ? [image, canvas] : [canvas]));
       const range = element("span", "range"), name = element("span", "name", data.methods[method].name);
       name.title = data.methods[method].name;
-      label.append(...(state.method === "all" || !photo ? [name, range] : [range]));
+      const score = element("span", "of");
+      label.append(...(state.method === "all" || !photo ? [name, score, range] : [score, range]));
       const map = card.item.maps[method], note = map ? map.note : "no map";
       if (note) panel.append(element("span", "note", note));
-      box.drawing = { canvas, range, map, method };
+      box.drawing = { canvas, range, map, method, score };
     }
     if (card.item.regions.some(Boolean)) box.outline = outline(panel, card.item);
     box.append(panel, label);
@@ -173,7 +217,10 @@ const start = (root) => {
     if (svg) svg.toggleAttribute("hidden", !state.outlines);
     else if (box.outline) box.outline.then(() => box.querySelector("svg")?.toggleAttribute("hidden", !state.outlines));
     if (!box.drawing) return;
-    const { canvas, range, map, method } = box.drawing;
+    const { canvas, range, map, method, score } = box.drawing;
+    const own = data.metrics.length && scoredAs[method] >= 0 ? card.item.scores[state.metric][scoredAs[method]] : null;
+    score.textContent = own === null ? "" : number(own);
+    score.title = own === null ? "" : `${data.metrics[state.metric].name} of ${data.methods[method].name}`;
     canvas.hidden = state.view === "image" && canvas.previousElementSibling !== null;
     if (!map) return;
     if (!map.grid) await loaded(map);
@@ -233,7 +280,7 @@ const start = (root) => {
 
   const watcher = new IntersectionObserver((entries) => {
     for (const entry of entries) {
-      const card = cards[[...grid.children].indexOf(entry.target)];
+      const card = cardOf.get(entry.target);
       card.near = entry.isIntersecting;
       if (card.near && card.stale) show(card);
     }
@@ -250,10 +297,13 @@ const start = (root) => {
     Object.assign(state, {
       method, view: form.view.value, shared: form.scale.value === "shared", table: form.table.value, opacity: form.opacity.value / 100,
       top: form.top.value / 100, grey: form.grey.checked, outlines: form.outlines?.checked ?? false,
+      order: form.order?.value ?? "", metric: Number(form.metric?.value ?? 0), of: form.of?.value ?? "shown",
     });
+    if (form.of) form.of.disabled = state.order === "apart";
     form["opacity-value"].value = `${form.opacity.value} %`;
     form["top-value"].value = form.top.value === "100" ? "all" : `${form.top.value} %`;
     if (before !== method) rebuild();
+    sort();
     refresh();
   };
   const found = () => {
@@ -266,6 +316,22 @@ const start = (root) => {
     part("count").textContent = count === cards.length ? `${count} image${count === 1 ? "" : "s"}` : `${count} of ${cards.length} images`;
   };
 
+  // All scores of the enlarged image: a row a method, a column a metric.
+  const tabulate = (card) => {
+    const box = part("large-scores");
+    box.hidden = !data.metrics.length;
+    if (box.hidden) return;
+    const table = element("table", "overview"), head = table.createTHead().insertRow(), body = table.createTBody();
+    head.append(element("th", "", "Score"), ...data.metrics.map(({ name }) => element("th", "", name)));
+    data.scored.forEach(({ name, control }, method) => {
+      const row = body.insertRow();
+      if (control) row.className = "control";
+      row.append(element("th", "", name));
+      for (const scores of card.item.scores) row.append(element("td", "", scores[method] === null ? "–" : number(scores[method])));
+    });
+    box.replaceChildren(table);
+  };
+
   let current = -1;
   const enlarge = () => {
     const card = cards[current];
@@ -274,11 +340,12 @@ const start = (root) => {
     part("large-panels").replaceChildren(...[null, ...data.methods.keys()].map((method) => panelOf(card, method, null)));
     for (const box of part("large-panels").children) draw(card, box).catch((error) => trouble(`A map could not be drawn: ${error.message}`));
     part("large-panels").style.setProperty("--across", across(data.methods.length + 1, 4));
+    tabulate(card);
     if (!large.open) large.showModal();
     large.dataset.index = current;
   };
   const move = (by) => {
-    const shown = cards.filter((card) => !card.node.hidden);
+    const shown = order.filter((card) => !card.node.hidden);
     if (!shown.length) return;
     const at = shown.findIndex((card) => card.index === current);
     current = shown[at < 0 ? 0 : Math.min(Math.max(at + by, 0), shown.length - 1)].index;
