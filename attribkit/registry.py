@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import math
 import sys
 import types
@@ -114,10 +115,15 @@ def kind_of(hint: Any) -> type[Settings] | None:
     return hint if isinstance(hint, type) and issubclass(hint, Settings) else None
 
 
-def hints(cls: type, **names: Any) -> dict[str, Any]:
+def hints(cls: Any, **names: Any) -> Mapping[str, Any]:
     """The annotation of each field of a dataclass; `names` are those that only a type checker imports."""
-    found = typing.get_type_hints(cls, localns=names or None, include_extras=True)
-    return {field.name: found[field.name] for field in dataclasses.fields(cls)}
+    return _evaluated(cls, tuple(names.items()))
+
+
+@functools.cache  # to evaluate the annotations of a class takes a millisecond, and objects are made by the thousand
+def _evaluated(cls: Any, names: tuple[tuple[str, Any], ...]) -> Mapping[str, Any]:
+    found = typing.get_type_hints(cls, localns=dict(names) or None, include_extras=True)
+    return types.MappingProxyType({field.name: found[field.name] for field in dataclasses.fields(cls)})
 
 
 def fitting(value: Any, hint: Any, what: str = "") -> Any:

@@ -100,7 +100,7 @@ class Execution(_Checked):
     """How it is run, which changes no number: the folder `out`, so many `workers`, an engine, seconds that one image may take, a device."""
 
     out: str | None = None
-    workers: Annotated[int, AtLeast(1)] | None = None
+    workers: Annotated[int, AtLeast(0)] | None = None
     engine: Literal["local", "ray"] = "local"
     deadline: float = 1800.0
     device: str | None = None
@@ -112,7 +112,7 @@ def checked(cls: type[Any], given: Mapping[str, Any]) -> tuple[dict[str, Any], l
     for name, value in given.items():
         try:
             if name not in meant:
-                raise UnknownName("key", name, meant)
+                raise UnknownName("key", short(str(name)), meant)
             if name in _ENTRIES:
                 values[name], wrong = _ENTRIES[name](value)
                 mistakes += [((name, *keys), what) for keys, what in wrong]
@@ -131,7 +131,7 @@ _ENTRIES: dict[str, Callable[[Any], tuple[tuple[Any, ...], list[Mistake]]]] = {
 }
 
 
-def _meant(cls: type[Any]) -> dict[str, Any]:
+def _meant(cls: type[Any]) -> Mapping[str, Any]:
     if cls is Execution:
         return hints(cls)
     from ..batch import Kind

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -91,7 +90,7 @@ def _of_table(given: Mapping[str, Any], table: Table[Any]) -> Any:
     for name, value in settings.items():
         try:
             if name not in meant:
-                raise UnknownName(f"setting of {cls.__name__}", name, meant)
+                raise UnknownName(f"setting of {cls.__name__}", short(name), meant)
             kind = kind_of(meant[name])
             nested = kind is not None and isinstance(value, Mapping)
             settings[name] = _of_table(value, kind.table) if kind is not None and nested else _tuples(value)
@@ -159,15 +158,14 @@ def _problem(given: Any) -> str:
     fields = _settable(cls)
     hints = {name: f"{GIVEN[name]} of the whole run says it" for name in settings if name in GIVEN}
     unknown: Mistakes = [
-        ((name,), str(UnknownName(f"setting of {cls.__name__}", name, fields, hints.get(name, ""))))
+        ((name,), str(UnknownName(f"setting of {cls.__name__}", short(name), fields, hints.get(name, ""))))
         for name in settings
         if name not in fields
     ]
     known = {name: value for name, value in settings.items() if name in fields}
-    places = [_Blank() for field in dataclasses.fields(cls) if field.name in ("model", "source")]
-    if known:
-        with contextlib.suppress(AttributeError):  # a stranger's problem may ask more of its model: it checks itself when it is built
-            _made(lambda **some: cls(*places, **some), known, [], unknown)
+    if known and cls.__module__.partition(".")[0] == __name__.partition(".")[0]:  # a stranger's may ask more of its model, and so waits
+        places = [_Blank()] * _images(cls)
+        _made(lambda **some: cls(*places, **some), known, [], unknown)
     if unknown:
         raise _Wrong(unknown)
     shown = {name: settings.get(name, field.default) for name, field in fields.items() if name in settings or not _follows(cls, name)}
@@ -210,6 +208,11 @@ def _literal(node: ast.expr, text: str) -> Any:
 
 def _settable(cls: type[Any]) -> dict[str, dataclasses.Field[Any]]:
     return {field.name: field for field in dataclasses.fields(cls) if field.init and field.name not in GIVEN}
+
+
+def _images(cls: type[Any]) -> int:
+    """How many places there are for a model and its images."""
+    return sum(field.name in ("model", "source") for field in dataclasses.fields(cls))
 
 
 def _follows(cls: type[Any], name: str) -> bool:

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from .positions import positions
 from .texts import text_of
 
 RUN = "run"  # the table of a file that says how it is run
+OPTION = "--"
 SET = "--set"  # the option of the command line that overrides are given with
 _LINE = re.compile(r"\(at line (\d+), column \d+\)")
 _BARE = re.compile(r"[^\W\d].*|[./~].*")  # a name, a call or a path, without the quotes that a shell takes away
@@ -30,6 +31,30 @@ def read_configuration(path: str | Path, overrides: Sequence[str] = ()) -> tuple
     problems are lists of names, calls, or tables with the key `name`. Paths in the file are relative to it. `BadInput` has a line for each
     mistake, with the line of the file and the keys that it is under.
     """
+    return configured(path, {}, overrides)
+
+
+def configured(
+    base: str | Path | tuple[Configuration, Execution] | None, options: Mapping[str, tuple[Keys, Any]], overrides: Sequence[str] = ()
+) -> tuple[Configuration, Execution]:
+    """What a file asks for, or an earlier pair, or nobody yet, with the values of `options` in it, then `overrides`.
+
+    An option is known by its name ("--limit"): its value stands under the keys beside it.
+    """
+    if base is None:
+        draft = _Draft({}, "the command line", {})
+    elif isinstance(base, tuple):
+        draft = _of_pair(*base)
+    else:
+        draft = _of_file(base)
+    for name, (keys, value) in options.items():
+        draft.put(keys, value, name)
+    for override in overrides:
+        draft.set(override)
+    return draft.made()
+
+
+def _of_file(path: str | Path) -> _Draft:
     text = text_of(path)
     try:
         raw, places = tomllib.loads(text), positions(text)
@@ -45,19 +70,18 @@ def read_configuration(path: str | Path, overrides: Sequence[str] = ()) -> tuple
         got = "none" if schema is None else repr(schema)
         draft.wrong(("schema",), f"got {got}, allowed: schema = {SCHEMA}")
     draft.beside(Path(path).parent)
-    for override in overrides:
-        draft.set(override)
-    return draft.made()
+    return draft
 
 
 def overridden(configuration: Configuration, execution: Execution, overrides: Sequence[str]) -> tuple[Configuration, Execution]:
     """Both with `overrides` set in them, checked as those of a file are."""
+    return configured((configuration, execution), {}, overrides)
+
+
+def _of_pair(configuration: Configuration, execution: Execution) -> _Draft:
     raw = {field.name: getattr(configuration, field.name) for field in dataclasses.fields(configuration)}
     raw |= {name: list(value) for name, value in raw.items() if isinstance(value, tuple)}
-    draft = _Draft({**raw, RUN: dataclasses.asdict(execution)}, "the configuration", {})
-    for override in overrides:
-        draft.set(override)
-    return draft.made()
+    return _Draft({**raw, RUN: dataclasses.asdict(execution)}, "the configuration", {})
 
 
 class _Draft:
@@ -73,7 +97,7 @@ class _Draft:
         known = next(iter(around or [inner for inner in self.places if inner[: len(keys)] == keys]), None)
         if known is None:
             place = f"{self.source}: {spelled(keys)}"
-        elif known == keys and self.places[keys].startswith(SET):
+        elif known == keys and self.places[keys].startswith(OPTION):
             place = self.places[keys]
         else:
             place = f"{self.places[known]}, {spelled(keys)}"
@@ -111,6 +135,15 @@ class _Draft:
         except BadInput as error:
             self.mistakes.append(f"{place}: {error}")
             return
+        self._placed(keys, place)
+
+    def put(self, keys: Keys, value: Any, place: str) -> None:
+        """A value in the place of another, or of none, below tables that are made where there are none."""
+        table, last = self._at(keys)
+        table[last] = value
+        self._placed(keys, place)
+
+    def _placed(self, keys: Keys, place: str) -> None:
         self.places = {known: where for known, where in self.places.items() if known[: len(keys)] != keys}
         self.places[keys] = place
 
@@ -125,6 +158,8 @@ class _Draft:
                     )
             elif not isinstance(here, dict):
                 raise BadInput(f"got {spelled(keys)}, allowed: nothing below {spelled(keys[:depth])}")
+            elif isinstance(key, int):
+                raise BadInput(f"got {spelled(keys[: depth + 1])}, allowed: a name, as in limit=100 or methods.0.steps=64")
             if depth == len(keys) - 1:
                 return here, key
             if isinstance(here, dict):

@@ -1,9 +1,10 @@
 """Damaged input by the thousand: seeded mutants, and a process of its own in which each is tried, with limits on memory and time.
 
-A border is a name, the damaged cases, and what to do with one: it must give a right result, which is checked there, or raise an error of
+A border is a source of damaged cases and what to do with one: it must give a right result, which is checked there, or raise an error of
 attribkit's own. `run_cases` starts the process and gives its counts; anything else that happens there is a mishap, which names the case.
 By hand, with the tests' folder as working directory, `python -m fuzz.borders images --times 100`, or the same factor for the tests as
-`ATTRIBKIT_FUZZ_TIMES`.
+`ATTRIBKIT_FUZZ_TIMES`. What once went wrong, or well might, lies in `finds/BORDER/`, as `right-NAME` or `refused-NAME` by what should
+come of it, and is tried first.
 """
 
 from __future__ import annotations
@@ -27,32 +28,36 @@ from types import FrameType
 SECONDS = 5  # for one case; more is a hang
 MEMORY = 1 << 30  # bytes of address space beyond what the process has when it begins
 TIMES = int(os.environ.get("ATTRIBKIT_FUZZ_TIMES", "1"))
-CASE = "case"  # the file that holds the case being tried
 TESTS = Path(__file__).resolve().parents[1]
+FINDS = Path(__file__).resolve().parent / "finds"
+
+TRIED = "tried-"  # what the name of the file being tried begins with
+Case = tuple[str, bytes]  # the name of a file, and what is in it
 
 
 @dataclasses.dataclass(frozen=True)
 class Border:
     """Where something comes in from outside.
 
-    `cases` gives that many damaged ones (endless is fine); `meet` tries the case that it is given, which also lies in the file at the path,
-    and raises `AssertionError` where the result is wrong; `refusals` are the types of error that a damaged one may be refused with.
+    `cases` gives damaged files, of which `count` are tried; `meet` is told where one lies, raises one of `refusals` where it is refused,
+    and `AssertionError` where what comes of it is wrong. `prepare` puts beside the files what they need.
     """
 
     count: int
-    cases: Callable[[random.Random], Iterator[bytes]]
-    meet: Callable[[bytes, Path], None]
+    cases: Callable[[random.Random], Iterator[Case]]
+    meet: Callable[[Path], object]
     refusals: tuple[type[Exception], ...]
-    suffix: str = ""
+    prepare: Callable[[Path], object] = lambda folder: None
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What became of the cases; `mishaps` has a line for each that was neither right nor refused; `memory` is the growth in bytes."""
+    """What became of the cases; `mishaps` tells of those that were neither right nor refused; `memory` is the growth in bytes."""
 
     right: int
     refused: int
     mishaps: list[str]
+    finds: dict[str, str]
     slowest: float
     memory: int
     seconds: float
@@ -138,11 +143,14 @@ def texts(seeds: Sequence[str], words: Sequence[str], rng: random.Random, *, spl
         yield "".join(pieces).encode("utf-8", "surrogatepass")
 
 
-def joined(*several: Iterator[bytes]) -> Iterator[bytes]:
-    """One of each in turn."""
-    while True:
-        for each in several:
-            yield next(each)
+def named(name: str, contents: Iterator[bytes]) -> Iterator[Case]:
+    """Each of the contents in a file of that name."""
+    return ((name, content) for content in contents)
+
+
+def joined(*several: Iterator[Case]) -> Iterator[Case]:
+    """One of each in turn, until one has no more."""
+    return (case for cases in zip(*several, strict=False) for case in cases)
 
 
 # Trying them ------------------------------------------------------------------------------------------------------------------------
@@ -165,8 +173,8 @@ def run_cases(module: str, border: str, *, times: int = TIMES, seed: int = 0, se
             ended, lines = f"no end after {seconds * times} s", []
         if lines:
             return Report(**json.loads(lines[-1]))
-        tried = next((path.read_bytes() for path in Path(folder).glob(f"{CASE}*")), b"")
-        return Report(0, 0, [f"{ended}; trying {tried[:10_000]!r}"], 0.0, 0, 0.0)
+        kept = [path.read_bytes()[:10_000] for path in Path(folder).glob(f"{TRIED}*")]
+        return Report(0, 0, [f"{ended}; trying {kept}"], {}, 0.0, 0, 0.0)
 
 
 def main(borders: Mapping[str, Border]) -> None:
@@ -175,38 +183,41 @@ def main(borders: Mapping[str, Border]) -> None:
     parser.add_argument("border", choices=borders)
     parser.add_argument("--times", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", default=None)
+    parser.add_argument("--folder", type=Path)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:
-        report = tried(borders[asked.border], asked.times, f"{asked.border} {asked.seed}", Path(asked.folder or made))
+        folder = asked.folder or Path(made)
+        report = tried(borders[asked.border], f"{asked.border} {asked.seed}", folder, times=asked.times, finds=FINDS / asked.border)
     sys.stdout.write(json.dumps(dataclasses.asdict(report)) + "\n")
 
 
-def tried(border: Border, times: int, seed: str, folder: Path) -> Report:
-    """Every case once, under the limits."""
-    path, rng = folder / f"{CASE}{border.suffix}", random.Random(seed)
-    counts, mishaps, slowest, start = {"right": 0, "refused": 0}, list[str](), 0.0, time.perf_counter()
+def tried(border: Border, seed: str, folder: Path, *, times: int, finds: Path) -> Report:
+    """Every find and every case once, under the limits."""
+    border.prepare(folder)
     signal.signal(signal.SIGALRM, _hang)
     _limit()
+    counts, mishaps, slowest, start = {"right": 0, "refused": 0}, list[str](), 0.0, time.perf_counter()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for number, case in zip(range(border.count * times), border.cases(rng), strict=False):
-        path.write_bytes(case)
+    found = {path.name: outcome(border, (path.name, path.read_bytes()), folder) for path in sorted(finds.glob("*"))}
+    for number, case in zip(range(border.count * times), border.cases(random.Random(seed)), strict=False):
         began = time.perf_counter()
-        said = outcome(border, case, path)
+        said = outcome(border, case, folder)
         slowest = max(slowest, time.perf_counter() - began)
         if said in counts:
             counts[said] += 1
         else:
-            mishaps.append(f"case {number} of {seed!r}: {said}; {case[:2000]!r}")
+            mishaps.append(f"case {number} of {seed!r}, {case[0]}: {said}; {case[1][:2000]!r}")
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
-    return Report(counts["right"], counts["refused"], mishaps[:10], slowest, grown, time.perf_counter() - start)
+    return Report(counts["right"], counts["refused"], mishaps[:10], found, slowest, grown, time.perf_counter() - start)
 
 
-def outcome(border: Border, case: bytes, path: Path) -> str:
-    """ "right", "refused", or what went wrong."""
+def outcome(border: Border, case: Case, folder: Path) -> str:
+    """What comes of a case: "right", "refused", or what went wrong."""
+    path = folder / f"{TRIED}{case[0]}"
+    path.write_bytes(case[1])
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
     try:
-        border.meet(case, path)
+        border.meet(path)
         return "right"
     except border.refusals as error:
         return "refused" if str(error).strip() else f"{type(error).__name__} without a word"
@@ -214,6 +225,7 @@ def outcome(border: Border, case: bytes, path: Path) -> str:
         return traceback.format_exc(limit=-6)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        path.unlink()
 
 
 def _limit() -> None:
