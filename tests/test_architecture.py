@@ -173,7 +173,7 @@ ROOMS: dict[str, tuple[str, dict[str, str]]] = {
     "draws on a global canvas": (r"pyplot|pylab", {}),
     "prints, exits, parses arguments": (
         r"\bprint\(|click|sys\.exit|\bexit\(|argparse|sys\.argv|sys\.std|\btqdm\b",
-        {"cli.py": "its room"},
+        {"cli/": "its room"},
     ),
     "reads a PyTorch file": (r"(?<!safetensors\.)torch\.load\b|torch\.serialization", {"model/weights.py": "its room"}),
     "runs what a file or a text says": (
@@ -213,7 +213,7 @@ ROOMS: dict[str, tuple[str, dict[str, str]]] = {
         r"\.write_(bytes|text)\(|\.mkdir\(|\.unlink\(|\.rename\(|\.replace\(path\)|\.open\('[wax]|\bopen\(.*'[wax]",
         {
             "files.py": "the one way a file is written",
-            "cli.py": "makes the folder of --out",
+            "cli/": "makes the folder of --out",
             "report/output.py": "removes what an earlier run into the same folder wrote, and notes what this one does",
         },
     ),
@@ -229,8 +229,8 @@ ROOMS: dict[str, tuple[str, dict[str, str]]] = {
         {
             "model/weights.py": "damaged files raise a dozen types",
             "images.py": "damaged files raise half a dozen types",
-            "evaluating.py": "whatever a model, a method or a metric raises is a failure of that one, and the scores of others stay",
-            "cli.py": "whatever goes wrong is one line for the person, with --traceback to see the rest",
+            "evaluating/": "whatever a model, a method or a metric raises is a failure of that one, and the scores of others stay",
+            "cli/": "whatever goes wrong is one line for the person, with --traceback to see the rest",
         },
     ),
     "imports OpenCV, whose two wheels break one another": (

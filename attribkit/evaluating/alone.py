@@ -36,6 +36,7 @@ def evaluated(path: str | Path, run: Run, problems: Sequence[Problem], progress:
         except BaseException:
             shop.seen("failed")
             raise
+        shop.keep_table(scores)
         shop.seen("done")
         return scores
 

@@ -11,7 +11,7 @@ import numpy as np
 from ..problems.base import Problem
 from ..problems.shards import Shard, Sharded
 from ..progress import reporting
-from ..scores import Key
+from ..scores import Failure, Key
 from ..store import leases, results
 from ..store import shards as files
 from ..store.leases import Leased
@@ -21,6 +21,8 @@ from .units import Unit, Work, read
 
 # So often a shard may end its process, though none of its images does so alone, before they are never put together again.
 APART = 6
+HOPELESS = 25
+_HOPELESS = f"left out: the images that it was worked on with ended their process {HOPELESS} times, though none of them did alone"
 PULSE = 1.0  # seconds between signs of life of a method that takes long
 
 
@@ -31,17 +33,20 @@ class Bench(NamedTuple):
     work: Work
     problems: Mapping[tuple[str, str], Problem]
 
-    def do(self, leased: Leased) -> None:
-        """Do all that is left of a shard of a problem that has shards, and give it back."""
+    def do(self, leased: Leased, part: Shard | None = None) -> None:
+        """Do all that is left of a shard of a problem that has shards, read already or not, and give it back."""
         problem = self.problems[leased.problem, leased.model]
         if not isinstance(problem, Sharded):
             raise TypeError(f"{leased.problem} has no shards")
         names = [name for name in problem.names(leased.number) if name not in leased.without]
         with reporting(self._pulse(leased)):
-            if leased.tries:
+            if leased.tries > HOPELESS:
+                part = Shard(problem.model, None, tuple(Failure(name, "worker", _HOPELESS) for name in names))
+            elif leased.tries:
                 self._probe(leased, problem, names)
-            leases.mark(self.ledger, leased, doing="reading")
-            part = read(problem, leased.number, names if leased.without else None) if names else Shard(problem.model, None)
+            if part is None:
+                leases.mark(self.ledger, leased, doing="reading")
+                part = read(problem, leased.number, names if leased.without else None) if names else Shard(problem.model, None)
             self.finish(leased, part, getattr(problem, "group_names", {}))
 
     def finish(self, leased: Leased, part: Shard, group_names: Mapping[str, Sequence[str]]) -> None:

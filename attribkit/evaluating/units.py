@@ -105,9 +105,8 @@ class Work:
 
     def _scored(self, metric: Metric, batch: Batch) -> Scored:
         """What came of one metric."""
-        curves = {
-            name: row for of, names, rows in self.run.curves or () if of == metric for name, row in zip(names, _half(rows), strict=True)
-        }
+        own = [(names, _half(rows)) for of, names, rows in self.run.curves or () if of == metric]
+        curves = {name: row for names, rows in own for name, row in zip(names, rows, strict=True)}
         for key, names, column, _ in self.run.scores.columns():
             if key.metric == metric.brief():
                 shaped = np.stack([curves[name] for name in names]) if curves else None
@@ -138,7 +137,8 @@ def read(problem: Sharded, number: int, names: Sequence[str] | None) -> Shard:
         several = list(names if names is not None else problem.names(number))
         if len(several) == 1:
             return Shard(problem.model, None, (_unread(several[0], error),))
-    good, failures = [], []
+    good: list[str] = []
+    failures: list[Failure] = []
     for name in several:
         alone = read(problem, number, [name])
         failures += alone.failures

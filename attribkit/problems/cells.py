@@ -120,7 +120,7 @@ class Cells(ABC):
 
     def plan_key(self) -> str:
         """Of what decides the grids beside the model: the source and the settings."""
-        own = (self.name, self.n, self.count, self.seed, self.confidence)
+        own = (type(self).__name__, self.n, self.count, self.seed, self.confidence)
         return digested(*own, self._images.digest_of(range(len(self._images))))
 
     def adopt(self, plan: list[list[list[Any]]]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -16,13 +18,14 @@ from ..errors import BadInput, BrokenRun, InUse, Unwritable
 from ..files import PARTS
 from ..scores import Failure, Key, Scores
 from ..scoring.parts import Column, joined
+from ..scoring.summaries import Listing, Summary
 from . import leases, planning, results
 from .ledger import NAME, Ledger
 
 if TYPE_CHECKING:
     from ..attribution import Attribution
 
-LOCK, MAPS = "lock", "maps"
+LOCK, MAPS, TABLE = "lock", "maps", "table"
 
 
 class State(NamedTuple):
@@ -89,6 +92,24 @@ class Store:
         scores.failures = [Failure(*each[:3]) for each in self.failures()]
         return scores
 
+    def table(self) -> Listing[Summary]:
+        """`scores().table()`: that of a run that has ended was worked out when it did."""
+        kept = self.ledger.get(TABLE)
+        if isinstance(kept, dict) and kept.get("stamp") == self.stamp():
+            try:
+                return Listing(_summary(row) for row in kept["rows"])
+            except (TypeError, KeyError, AttributeError) as error:
+                raise BrokenRun(self.path, f"damaged: its table: {error}") from None
+        return self.scores().table()
+
+    def stamp(self) -> list[int]:
+        """What changes with every score that is asked for."""
+        ((count, marks),) = self.ledger.rows(
+            "SELECT count(*), coalesce(sum(score.mark), 0) FROM shard JOIN ask ON ask.problem = shard.problem "
+            "JOIN score ON score.shard = shard.id AND score.method = ask.method AND score.metric = ask.metric WHERE shard.asked = 1"
+        )
+        return [int(count), int(marks)]
+
     def failures(self) -> list[results.Failed]:
         """What could not be done of what was asked last."""
         return results.failures(self.ledger)
@@ -138,6 +159,12 @@ class Store:
         sessions = self.ledger.rows("SELECT began, seen, state, facts FROM session ORDER BY id")
         told = [(float(began), float(seen), str(state), self.ledger.json(facts)) for began, seen, state, facts in sessions]
         return State(int(done), int(total), int(failed), leases.holders(self.ledger), told)
+
+
+def _summary(row: Any) -> Summary:
+    """A row of a table from plain values, which have no NaN."""
+    values: dict[str, Any] = {name: math.nan if value is None and name != "group" else value for name, value in row.items()}
+    return Summary(**values)
 
 
 def _column(block: results.Block) -> Column:
@@ -212,6 +239,10 @@ class Workshop(Store):
         self.salvaged = True
         return salvaged(self.path)
 
+    def open_shards(self) -> int:
+        """How many shards have something left to be done."""
+        return int(self.ledger.rows("SELECT count(*) FROM shard WHERE asked = 1 AND complete = 0")[0][0])
+
     def begin(self, facts: dict[str, object]) -> None:
         """Note that work begins."""
         self._session = planning.begin_session(self.ledger, facts, time.time())
@@ -235,6 +266,12 @@ class Workshop(Store):
         bad = [(shard, method, file) for shard, method, file, digest in rows if shards.digest_of(self.path / MAPS / file) != digest]
         planning.forget_work(self.ledger, [(shard, method) for shard, method, _ in bad])
         return [file for _, _, file in bad]
+
+    def keep_table(self, scores: Scores) -> None:
+        """Keep the table of all scores for whoever asks for it next."""
+        rows = [dataclasses.asdict(row) for row in scores.table()]
+        plain = [{name: None if value != value else value for name, value in row.items()} for row in rows]
+        self.ledger.put(TABLE, {"stamp": self.stamp(), "rows": plain})
 
     def close(self) -> None:
         """Let go of the folder."""

@@ -52,7 +52,7 @@ def take(ledger: Ledger, worker: str, *, only: int | None = None) -> Leased | No
         if found is None:
             return None
         db.execute(
-            "UPDATE shard SET lease = ?, since = ?, doing = NULL, probing = NULL, tries = tries + 1 WHERE id = ?",
+            "UPDATE shard SET lease = ?, since = ?, doing = 'reading', probing = NULL, tries = tries + 1 WHERE id = ?",
             (worker, time.time(), found[0]),
         )
     return _leased(ledger, worker, *found)
@@ -118,14 +118,17 @@ def lost(ledger: Ledger, worker: str, reason: str | None) -> None:
                 "ON CONFLICT (shard, image) DO UPDATE SET deaths = deaths + 1, reason = excluded.reason",
                 (reason, worker),
             )
-            # What has ended a process before it was begun was not what ended it.
-            db.execute("UPDATE shard SET tries = tries - 1 WHERE lease = ? AND doing IS NULL AND probing IS NULL", (worker,))
         else:
             db.execute("UPDATE shard SET tries = tries - 1 WHERE lease = ?", (worker,))
         db.execute("UPDATE shard SET lease = NULL, doing = NULL, probing = NULL WHERE lease = ?", (worker,))
 
 
 def holders(ledger: Ledger) -> list[tuple[str, float, str]]:
-    """Who works on something: the name of the process, when it last gave a sign of life, and at what."""
-    rows = ledger.rows("SELECT lease, since, coalesce(probing, doing, 'reading') FROM shard WHERE lease IS NOT NULL AND asked = 1")
+    """Who holds something: the name of the process, when it last gave a sign of life, and at what it is."""
+    rows = ledger.rows("SELECT lease, since, coalesce(probing, doing, '') FROM shard WHERE lease IS NOT NULL AND asked = 1")
     return [(str(lease), float(since), str(doing)) for lease, since, doing in rows]
+
+
+def anything(ledger: Ledger) -> bool:
+    """Whether something is left to be done, or somebody is still at it."""
+    return bool(ledger.rows("SELECT 1 FROM shard WHERE asked = 1 AND complete = 0 LIMIT 1"))

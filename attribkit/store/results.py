@@ -140,7 +140,7 @@ def _images(ledger: Ledger, text: str, mark: int) -> dict[str, Any]:
 
 
 class Block(NamedTuple):
-    """The scores of one shard by one method and metric, as tables call these; `known` of the shard's images, `places` of which are scored."""
+    """The scores of one shard by one method and metric, as tables call these; `places` says which of the shard's images they are of."""
 
     problem: str
     model: str
@@ -183,7 +183,8 @@ def _block(names: list[Any], known: Known, blobs: tuple[Any, ...], mark: int) ->
     if len(places) and not 0 <= places.min() <= places.max() < len(known.names):
         raise ValueError("of images that are not in the shard")
     shaped = None if curves is None or not len(places) else curves.reshape(len(places), -1)
-    return Block(*names[:4], bool(names[4]), bool(names[5]), known, places, scores, chances, shaped)
+    problem, model, method, metric, higher, control = names
+    return Block(problem, model, method, metric, bool(higher), bool(control), known, places, scores, chances, shaped)
 
 
 def _known(ledger: Ledger, text: str, mark: int) -> Known:
@@ -208,7 +209,8 @@ class Failed(NamedTuple):
 
 def failures(ledger: Ledger) -> list[Failed]:
     """What could not be done of what is asked: a row for each image and reason, whatever number of methods it cost."""
-    found = [Failed(*row, "", ()) for row in ledger.rows("SELECT id, stage, reason FROM note ORDER BY rowid")]
+    notes = ledger.rows("SELECT id, stage, reason FROM note ORDER BY rowid")
+    found = [Failed(id_, stage, reason, "", ()) for id_, stage, reason in notes]
     rows = ledger.rows(
         "SELECT failure.image, failure.stage, failure.reason, problem.label, coalesce(method.brief, '') "
         "FROM failure JOIN shard ON shard.id = failure.shard JOIN problem ON problem.id = failure.problem "

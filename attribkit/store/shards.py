@@ -60,7 +60,7 @@ def encoded(parts: Sequence[Attribution], maps: Precision) -> bytes:
     if maps == "float16":
         tensors["maps"], tensors["units"] = halved(whole)
     first = parts[0]
-    about = {"ids": [name for part in parts for name in part.ids], "kind": first.targets.kind}
+    about: dict[str, Any] = {"ids": [name for part in parts for name in part.ids], "kind": first.targets.kind}
     about |= {"method": first.method, "model": first.model, "size": first.size}
     return save(tensors, {"format": FORMAT, "about": json.dumps(about)})
 

@@ -1,0 +1,194 @@
+"""A run from its configuration to its page: what the command line asks for."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from ..configuration import Configuration, Execution, build
+from ..errors import BadInput, BrokenRun
+from ..files import write_whole
+from ..methods.base import Method
+from ..metrics.base import Metric
+from ..progress import Pace
+from ..report.evaluation import write_evaluation
+from ..report.page import About
+from ..scores import Scores
+from ..store.folder import Store, Workshop, is_run
+from ..store.keys import fingerprint
+from ..store.results import Failed
+from .alone import done_alone
+from .asking import CONTROLS
+from .exhibits import evidence
+from .preparing import facts, plans, prepared
+from .scoring import Begun, Paced, Run, check_any
+from .workers import Crew, Task, crew_size, devices_of
+
+FILES = ("scores.csv", "run.json", "failures.csv", "report.html")
+CONFIGURATION = "configuration"  # under which the ledger keeps it
+
+Say = Callable[[str], None]
+Heard = Callable[[Pace], object]
+
+
+class Outcome(NamedTuple):
+    """What a run has come to."""
+
+    out: Path
+    scores: Scores
+    failures: list[Failed]
+    seconds: float
+
+
+def earlier(out: Path) -> tuple[Configuration, Execution] | None:
+    """What the run in a folder was asked for; None where there is no run."""
+    if not is_run(out):
+        return None
+    with Store(out) as store:
+        record = store.ledger.get(CONFIGURATION)
+    if record is None:
+        raise BrokenRun(out, "it does not say what it was asked for; allowed: the same options again, or --config")
+    return Configuration.from_record(record), Execution(out=str(out))
+
+
+def execute(configuration: Configuration, execution: Execution, *, say: Say, progress: Heard | None = None) -> Outcome:
+    """Do what is left of a run, and write its files into its folder; what is done is kept, whatever ends this."""
+    if execution.out is None:
+        raise BadInput("out: got none, allowed: a folder for the run")
+    out, devices = Path(execution.out), devices_of(execution.device)
+    taken = next((name for name in FILES if (out / name).exists()), None)
+    if taken and not is_run(out):
+        raise BadInput(f"{out / taken}: is there and is not of a run, allowed: another folder")
+    with Workshop(out) as shop:
+        count = crew_size(devices, execution.workers)
+        shop.begin(facts(engine=execution.engine, workers=count, devices=list(devices)))
+        try:
+            if shop.salvaged:
+                say("the ledger was damaged: what is good of it was taken over, the rest is done again")
+            outcome = _done(shop, configuration, execution, devices, say, progress)
+        except KeyboardInterrupt:
+            shop.seen("interrupted")
+            raise
+        except BaseException:
+            shop.seen("failed")
+            raise
+    return outcome
+
+
+def _done(  # noqa: PLR0913 - the parts of a run
+    shop: Workshop, configuration: Configuration, execution: Execution, devices: Sequence[str], say: Say, progress: Heard | None
+) -> Outcome:
+    model, problems = build(configuration, devices[0])
+    say(f"{model.name}: {model.preprocessing}; on {', '.join(devices)}\nweights: {model.weights}")
+    run = Run(configuration.methods, configuration.metrics, controls=CONTROLS if configuration.controls else ())
+    run.maps = configuration.maps
+    begun = prepared(shop, run, problems)
+    shop.ledger.put(CONFIGURATION, configuration.record())
+    state = shop.state()
+    if state.done:
+        say(f"{state.done} of {state.total} pairs of image and method are done already")
+    _worked(shop, configuration, execution, run, begun, progress)
+    scores, failures = shop.scores(), shop.failures()
+    check_any(scores, run.methods, run.error)
+    shop.keep_table(scores)
+    shop.seen("done")
+    say("writing tables and page")
+    about = _about(shop, configuration, run, {"weights": model.weights, "fingerprint": fingerprint(model)})
+    _write(shop, about, scores, failures)
+    page_about = _page_about(about, run, failures)
+    shown = [each.brief() for each in run.methods]
+    write_evaluation(shop.path / "report.html", evidence(shop, begun, page_about, shown), title=_title(begun, model.name))
+    return Outcome(shop.path, scores, failures, shop.state().seconds)
+
+
+def _worked(  # noqa: PLR0913 - what is worked on, and how
+    shop: Workshop, configuration: Configuration, execution: Execution, run: Run, begun: Sequence[Begun], progress: Heard | None
+) -> None:
+    devices = devices_of(execution.device)
+    count = crew_size(devices, execution.workers)
+    if execution.engine == "local" and not count:
+        done_alone(shop, run, begun, progress)
+        return
+    if not shop.open_shards():
+        return
+    found = plans(shop, [each.problem for each in begun])
+    threads = max(1, torch.get_num_threads() // max(1, count))
+    task = Task(str(shop.path), configuration.record(), found, threads, devices, execution.deadline)
+    state = shop.state()
+    pace = Paced(progress, state.total, before=state.done)
+    if execution.engine == "ray":
+        from .on_ray import on_ray
+
+        on_ray(shop, task, count, pace)
+    else:
+        Crew(shop, task, count).work(pace)
+
+
+def _title(begun: Sequence[Begun], model: str) -> str:
+    names = ", ".join(dict.fromkeys(each.on.problem for each in begun))
+    return f"Which methods tell what {model} looks at: {names}"
+
+
+# What is written ---------------------------------------------------------------------------------------------------------------------
+
+
+def _about(shop: Workshop, configuration: Configuration, run: Run, model: dict[str, str]) -> dict[str, Any]:
+    """What was run, on what, by whom and how long, in plain values."""
+    state = shop.state()
+    sessions = [
+        {**told, "ended": time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(seen)), "state": how, "seconds": round(seen - began, 3)}
+        for began, seen, how, told in state.sessions
+    ]
+    return {
+        "format": "attribkit/run/1",
+        "configuration": configuration.record(),
+        "key": configuration.key(),
+        "model": {"name": configuration.model, **model},
+        "seed": configuration.seed,
+        "methods": [repr(each) for each in run.lined_up],
+        "metrics": [repr(each) for each in run.metrics],
+        "pairs": {"done": state.done, "asked": state.total},
+        "failed_images": state.failed,
+        "wall_seconds": round(state.seconds, 3),
+        "sessions": sessions,
+    }
+
+
+def _write(shop: Workshop, about: dict[str, Any], scores: Scores, failures: Sequence[Failed]) -> None:
+    scores.write_csv(shop.path / "scores.csv")
+    if find_spec("pyarrow") is not None:
+        scores.write_parquet(shop.path / "scores.parquet")
+    table = io.StringIO(newline="")
+    csv.writer(table).writerows([("id", "stage", "reason"), *((each.id, each.stage, said_of(each)) for each in failures)])
+    write_whole(shop.path / "failures.csv", table.getvalue().encode("utf-8", "replace"))
+    write_whole(shop.path / "run.json", json.dumps(about, indent=1, allow_nan=False).encode())
+
+
+def said_of(failed: Failed) -> str:
+    """Why something failed, and which methods it cost, where it was not all of them."""
+    return f"{failed.reason} ({', '.join(failed.methods)})" if failed.methods and failed.id != ", ".join(failed.methods) else failed.reason
+
+
+def _page_about(about: dict[str, Any], run: Run, failures: Sequence[Failed]) -> About:
+    configuration, last = about["configuration"], about["sessions"][-1]
+    shown = {name: value for name, value in configuration.items() if name not in ("methods", "metrics", "schema") and value is not None}
+    words = {name: ", ".join(map(str, value)) if isinstance(value, list) else str(value) for name, value in shown.items()}
+    more = {
+        "weights": about["model"]["weights"],
+        "fingerprint": about["model"]["fingerprint"],
+        "versions": ", ".join(f"{name} {number}" for name, number in last["versions"].items()),
+        "machine": f"{last['machine']}, Python {last['python']}, {', '.join(last['devices'])}",
+        "time": f"{about['wall_seconds']:.0f} s in {len(about['sessions'])} session{'s' * (len(about['sessions']) > 1)}",
+    }
+    cited: list[Method | Metric] = [*run.lined_up, *run.metrics]
+    return About(
+        {**words, **more}, [(each.brief(), repr(each), each.paper) for each in cited], [(each.id, said_of(each)) for each in failures]
+    )
