@@ -95,6 +95,7 @@ def _groups(evidence: Evidence) -> list[Section]:
             mine = [row for row in rows if (row.problem, row.model) == (problem, model)]
             labels = list(dict.fromkeys(row.group for row in mine))
             found = {(row.metric, row.method, row.group): row for row in mine}
+            metrics = list(dict.fromkeys(row.metric for row in mine))
             body = [
                 {
                     "metric": metric,
@@ -102,9 +103,10 @@ def _groups(evidence: Evidence) -> list[Section]:
                     "control": method in evidence.scores.controls,
                     "cells": [_group_cell(found.get((metric, method, label))) for label in labels[:LABELS]],
                 }
-                for metric, method in dict.fromkeys((row.metric, row.method) for row in mine)
+                for metric in metrics
+                for method in dict.fromkeys(row.method for row in mine if row.metric == metric)
             ]
-            shown = {"labels": labels[:LABELS], "more": len(labels) - LABELS, "rows": body}
+            shown = {"metrics": metrics, "labels": labels[:LABELS], "more": len(labels) - LABELS, "rows": body}
             tables.append({"by": by, "problem": problem, "model": model, **shown})
     return [Section("groups", "groups.html", {"tables": tables}, "tables.js", heading="Groups")] if tables else []
 

@@ -26,6 +26,7 @@ from ..files import write_whole
 
 # Control characters other than white space, the marks that reorder text, and halves of surrogate pairs (from undecodable file names).
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_JOINTS = re.compile(r"([(,/_=])")
 _PAPER = re.compile(r"arXiv:(\d{4}\.\d{4,5})|https?://[^\s<>&]*[^\s<>&.,;)]")  # in escaped text
 
 
@@ -88,7 +89,7 @@ def _templates() -> jinja2.Environment:
     loader = jinja2.PackageLoader(__package__ or "attribkit.report")
     strict = jinja2.StrictUndefined
     env = jinja2.Environment(loader=loader, autoescape=True, undefined=strict, finalize=written, trim_blocks=True, lstrip_blocks=True)
-    env.filters["linked"] = linked
+    env.filters |= {"linked": linked, "breakable": breakable}
     env.policies["json.dumps_function"] = json.dumps
     env.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     return env
@@ -102,6 +103,11 @@ def linked(text: str) -> Markup:
         return f'<a href="{address}" rel="noreferrer">{found[0]}</a>'
 
     return Markup(_PAPER.sub(link, str(escape(visible(text)))))
+
+
+def breakable(text: str) -> Markup:
+    """A name that may be broken after its brackets, commas and slashes, rather than anywhere."""
+    return Markup(_JOINTS.sub(r"\1<wbr>", str(escape(visible(text)))))
 
 
 @lru_cache

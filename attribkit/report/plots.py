@@ -187,7 +187,7 @@ def _drawn(band: Band, span: Span) -> dict[str, Any]:
         "line": f"M{'L'.join(mean)}",
         "band": f"M{'L'.join(high)}L{'L'.join(reversed(low))}Z",
         "values": [float(f"{value:.4g}") for value in band.mean.tolist()],
-        "ends": tuple(written(value) for value in (float(band.mean[0]), middle, float(band.mean[-1]))),
+        "ends": tuple(f"{value:.3f}".replace("-", "−") for value in (float(band.mean[0]), middle, float(band.mean[-1]))),
     }
 
 

@@ -95,20 +95,19 @@ def _leading(standing: Standing, boards: Sequence[Board]) -> list[str]:
     """Who is among the best how often."""
     led = [standing.leaders(board) for board in boards]
     if all(len(leaders) == len(standing.ranked(board)) for board, leaders in zip(boards, led, strict=True)):
-        return [f"No method can be told apart from another by any of the {_questions(boards, len(boards))}."]
+        return [f"No method can be told apart from another {_by(boards)} any of {_questions(boards)}."]
     times = {name: sum(name in leaders for leaders in led) for name in dict.fromkeys(name for leaders in led for name in leaders)}
     alone = {name: sum(leaders == [name] for leaders in led) for name in times}
     most = max(times.values())
     best = [name for name in times if times[name] == most]
-    by = f"by {most} of {_questions(boards, len(boards))}"
-    solely = ", ".join(f"{_name(name)} alone by {alone[name]}" for name in best[:EXAMPLES] if alone[name])
+    by = f"{_by(boards)} {most} of {_questions(boards)}"
+    solely = ", ".join(f"{_name(name)} alone {_by(boards)} {alone[name]}" for name in best[:EXAMPLES] if alone[name])
     if len(best) == 1:
-        count = f", by {'all' if alone[best[0]] == most else alone[best[0]]} of them alone" if alone[best[0]] and most > 1 else ""
-        first = f"{_name(best[0])} is among the best {by}{count or (', alone' if alone[best[0]] else '')}"
+        first = f"{_name(best[0])} is among the best {by}{f', {_by(boards)} {alone[best[0]]} of them alone' if alone[best[0]] else ''}"
     else:
         first = f"{_names(best, len(best))} are each among the best {by}{f' ({solely})' if solely else ''}"
     rest = sorted((name for name in times if name not in best), key=lambda name: -times[name])
-    others = ", ".join(f"{_name(name)} by {times[name]}" for name in rest[:EXAMPLES])
+    others = ", ".join(f"{_name(name)} {_by(boards)} {times[name]}" for name in rest[:EXAMPLES])
     more = f" and {len(rest) - EXAMPLES} more by fewer" if len(rest) > EXAMPLES else ""
     return [f"{first}{f'; {others}{more}' if others else ''}."]
 
@@ -120,11 +119,11 @@ def _shared(standing: Standing, boards: Sequence[Board]) -> list[str]:
         return []
     sets = {frozenset(leaders) for _, leaders in ties}
     if len(sets) == 1:
-        return [f"{_names(ties[0][1], len(ties[0][1]))} share first place by {len(ties)} of them: they cannot be told apart."]
-    several = len({board.subject[:2] for board in boards}) > 1
+        return [f"{_names(ties[0][1], len(ties[0][1]))} share first place {_by(boards)} {len(ties)} of them: they cannot be told apart."]
+    several = not _metrics_alone(boards)
     named = "; ".join(f"{_question(board, several=several)}: {_names(leaders, len(leaders))}" for board, leaders in ties[:EXAMPLES])
     more = f"; and {len(ties) - EXAMPLES} more" if len(ties) > EXAMPLES else ""
-    return [f"By {len(ties)} of them methods share first place and cannot be told apart ({named}{more})."]
+    return [f"{_by(boards).title()} {len(ties)} of them methods share first place and cannot be told apart ({named}{more})."]
 
 
 def _against_controls(standing: Standing, boards: Sequence[Board]) -> tuple[list[str], list[str]]:
@@ -136,14 +135,14 @@ def _against_controls(standing: Standing, boards: Sequence[Board]) -> tuple[list
     if not level:
         by = "By each of them the" if len(asked) > 1 else "The"
         return [f"{by} best method is significantly better than the controls, which know nothing of the model."], []
-    several = len({board.subject[:2] for board in boards}) > 1
+    several = not _metrics_alone(boards)
     named = "; ".join(
         f"{_question(board, several=several)}: {_name(floor.method)} {written(floor.mean)}, "
         f"best method {_name((best := standing.ranked(board)[0]).method)} {written(best.mean)}"
         for board, floor in level[:EXAMPLES]
     )
     more = f"; and {len(level) - EXAMPLES} more" if len(level) > EXAMPLES else ""
-    whole = f"By {len(level)} of {_questions(boards, len(boards))} no" if len(boards) > 1 else "No"
+    whole = f"{_by(boards).title()} {len(level)} of {_questions(boards)} no" if len(boards) > 1 else "No"
     end = "A good score there says little about a method."
     return [], [f"{whole} method is significantly better than a control that knows nothing of the model ({named}{more}). {end}"]
 
@@ -175,10 +174,18 @@ def _question(board: Board, *, several: bool) -> str:
     return f"{_name(metric)} on {_name(problem)}" if several else _name(metric)
 
 
-def _questions(boards: Sequence[Board], count: int) -> str:
+def _by(boards: Sequence[Board]) -> str:
+    """Methods lead by metrics, and in rankings."""
+    return "by" if _metrics_alone(boards) else "in"
+
+
+def _questions(boards: Sequence[Board]) -> str:
     """How many were asked, in words: metrics, or where there are several problems or models, rankings."""
-    one = len({board.subject[:2] for board in boards}) == 1
-    return _counted(count, "metric") if one else f"{count} rankings (a metric on a problem)"
+    return _counted(len(boards), "metric") if _metrics_alone(boards) else f"{len(boards)} rankings (one for each metric and problem)"
+
+
+def _metrics_alone(boards: Sequence[Board]) -> bool:
+    return len({board.subject[:2] for board in boards}) == 1
 
 
 def _counted(count: int, noun: str) -> str:

@@ -153,18 +153,22 @@ const start = (root) => {
   const scoredAs = data.methods.map(({ name }) => data.scored.findIndex((scored) => scored.name === name));
   const known = (card) => compared.map((method) => card.item.scores[state.metric][method]).filter((score) => score !== null);
   const mean = (values) => (values.length ? values.reduce((sum, value) => sum + value, 0) / values.length : null);
-  const scoreOf = (card, of) => {
-    if (of === "mean" || (of === "shown" && (state.method === "all" || (scoredAs[state.method] ?? -1) < 0))) return mean(known(card));
-    return card.item.scores[state.metric][of === "shown" ? scoredAs[state.method] : Number(of)];
+  // Whose score is asked for: a method's place among those with scores, or -1 for the mean of all.
+  const asked = () => {
+    if (state.of === "mean") return -1;
+    if (state.of !== "shown") return Number(state.of);
+    return state.method === "all" ? -1 : scoredAs[state.method] ?? -1;
   };
+  const scoreOf = (card) => (asked() < 0 ? mean(known(card)) : card.item.scores[state.metric][asked()]);
   const apart = (card) => {
     const scores = known(card);
     return scores.length > 1 ? Math.max(...scores) - Math.min(...scores) : null;
   };
+  const whose = () => (asked() < 0 ? "mean " : state.of === "shown" ? "" : `${data.scored[asked()].name} `);
   // What a card is sorted by, the larger the earlier.
   const rank = (card) => {
     if (state.order === "apart") return apart(card);
-    const score = scoreOf(card, state.of);
+    const score = scoreOf(card);
     return score === null ? null : (state.order === "best") === data.metrics[state.metric].higher ? score : -score;
   };
   const sorted = () => {
@@ -175,16 +179,19 @@ const start = (root) => {
       return x === null || y === null ? (x === null) - (y === null) || a.index - b.index : y - x || a.index - b.index;
     });
   };
+  let sortedBy = "";
   const sort = () => {
-    if (!data.metrics.length) return;
+    const by = [state.method, state.order, state.metric, state.of].join();
+    if (!data.metrics.length || by === sortedBy) return;
+    sortedBy = by;
     const before = order;
     order = sorted();
     if (order.some((card, at) => card !== before[at])) grid.append(...order.map(({ node }) => node));
     for (const card of cards) {
       card.score ??= card.node.insertBefore(element("p", "score"), card.node.querySelector(".caption"));
-      const score = state.order === "apart" ? apart(card) : scoreOf(card, state.of);
-      const whose = state.order === "apart" ? "methods differ by" : state.of === "shown" && state.method !== "all" ? "" : state.of === "shown" || state.of === "mean" ? "mean" : data.scored[state.of].name;
-      card.score.replaceChildren(element("bdi", "", data.metrics[state.metric].name), element("span", "", `${whose ? `${whose} ` : ""}${score === null ? "no score" : number(score)}`));
+      const score = scoreOf(card), between = state.order === "apart" ? apart(card) : null;
+      const said = `${whose()}${score === null ? "no score" : number(score)}${between === null ? "" : `, methods differ by ${number(between)}`}`;
+      card.score.replaceChildren(element("bdi", "", data.metrics[state.metric].name), element("span", "", said));
     }
   };
   const panelOf = (card, method, photo) => {
@@ -203,7 +210,7 @@ const start = (root) => {
       const range = element("span", "range"), name = element("span", "name", data.methods[method].name);
       name.title = data.methods[method].name;
       const score = element("span", "of");
-      label.append(...(state.method === "all" || !photo ? [name, score, range] : [score, range]));
+      label.append(...(state.method === "all" || !photo ? [name, score, range] : [range]));
       const map = card.item.maps[method], note = map ? map.note : "no map";
       if (note) panel.append(element("span", "note", note));
       box.drawing = { canvas, range, map, method, score };
@@ -299,7 +306,6 @@ const start = (root) => {
       top: form.top.value / 100, grey: form.grey.checked, outlines: form.outlines?.checked ?? false,
       order: form.order?.value ?? "", metric: Number(form.metric?.value ?? 0), of: form.of?.value ?? "shown",
     });
-    if (form.of) form.of.disabled = state.order === "apart";
     form["opacity-value"].value = `${form.opacity.value} %`;
     form["top-value"].value = form.top.value === "100" ? "all" : `${form.top.value} %`;
     if (before !== method) rebuild();
