@@ -5,6 +5,7 @@ from . import problems as problems
 from . import removals as removals
 from . import report as report
 from . import segments as segments
+from . import testing as testing
 from .attribution import Attribution as Attribution
 from .batch import Batch as Batch
 from .batch import Targets as Targets
@@ -14,6 +15,7 @@ from .errors import BrokenFile as BrokenFile
 from .errors import BrokenImage as BrokenImage
 from .errors import BrokenRun as BrokenRun
 from .errors import BrokenWeights as BrokenWeights
+from .errors import ContractBroken as ContractBroken
 from .errors import InUse as InUse
 from .errors import OutOfMemory as OutOfMemory
 from .errors import Unavailable as Unavailable

@@ -11,9 +11,10 @@
     ├── Unavailable          an optional package, or a download, is missing
     ├── OutOfMemory          not even one image fits
     ├── Unwritable           a folder takes no more: the disk is full, or may not be written to
-    └── InUse                another process is at work on the same folder
+    ├── InUse                another process is at work on the same folder
+    └── ContractBroken       a method, metric or removal does not do what all of them promise (also an AssertionError)
 
-Each message is one line that says what is wrong, what was got, and what is allowed.
+Each message is one line that says what is wrong, what was got, and what is allowed; `ContractBroken` has one for each broken promise.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ LAYERS = [
     "model",
     "removals",
     "methods metrics problems",
+    "testing",
     "configuration explaining",
     "store",
     "diagnosis",
@@ -147,6 +148,7 @@ ROOMS: dict[str, tuple[str, dict[str, str]]] = {
             "model/zoo.py": "a model is loaded in evaluation mode",
             "model/planted.py": "a model is loaded in evaluation mode",
             "model/replica.py": "on the copy it makes",
+            "testing/": "in checks, on networks of their own, and on one among a removal's settings, which they give back",
         },
     ),
     "sets requires_grad": (
@@ -157,6 +159,7 @@ ROOMS: dict[str, tuple[str, dict[str, str]]] = {
             "model/taps.py": "on the leaf it made, not on a weight",
             "model/families.py": "on the probe it made, not on a weight",
             "model/replica.py": "on copies of images and of what a layer returned, not on a weight",
+            "testing/common.py": "in checks, on networks and copies of images of their own",
         },
     ),
     "switches gradients": (
@@ -165,6 +168,9 @@ ROOMS: dict[str, tuple[str, dict[str, str]]] = {
             "model/lent.py": "its room",
             "model/adapter.py": "what is made of a layer and its gradient needs no graph",
             "model/memory.py": "the kind of tensors that its rows are made in",
+            "testing/common.py": "checks that a call gives the same under each of the caller's modes",
+            "testing/state.py": "checks that a call leaves the mode as it was",
+            "testing/metric_bench.py": "the weights of a network of its own",
         },
     ),
     "differentiates": (r"autograd\.grad", {"model/lent.py": "its room", "model/families.py": "looks for live gradients"}),
@@ -178,7 +184,10 @@ ROOMS: dict[str, tuple[str, dict[str, str]]] = {
     "reads a PyTorch file": (r"(?<!safetensors\.)torch\.load\b|torch\.serialization", {"model/weights.py": "its room"}),
     "runs what a file or a text says": (
         r"\b(pickle|cPickle|cloudpickle|dill|joblib|shelve|marshal|yaml)\b|allow_pickle|torch\.hub|(?<![.\w])(eval|exec|compile|__import__)\(",
-        {"segments.py": "joblib runs worker processes; nothing is read from a file"},
+        {
+            "segments.py": "joblib runs worker processes; nothing is read from a file",
+            "testing/settings.py": "reads back what it has pickled itself",
+        },
     ),
     "asks the network": (r"\b(socket|urllib|requests|httpx)\.\w|huggingface_hub", {"model/sources.py": "downloads weights"}),
     "resizes": (
@@ -222,6 +231,7 @@ ROOMS: dict[str, tuple[str, dict[str, str]]] = {
         {
             "model/zoo.py": "random weights from a seed, inside fork_rng: modules draw them from the global generator alone",
             "methods/foreign.py": "other libraries draw from the global generators alone; they are seeded for each image, and given back",
+            "testing/state.py": "checks that no answer follows them, and gives them back",
         },
     ),
     "catches everything": (
@@ -231,6 +241,7 @@ ROOMS: dict[str, tuple[str, dict[str, str]]] = {
             "images.py": "damaged files raise half a dozen types",
             "evaluating/": "whatever a model, a method or a metric raises is a failure of that one, and the scores of others stay",
             "cli/": "whatever goes wrong is one line for the person, with --traceback to see the rest",
+            "testing/suite.py": "whatever a method, a metric or a removal raises is a broken promise of that one",
         },
     ),
     "imports OpenCV, whose two wheels break one another": (
@@ -333,9 +344,13 @@ def _own_files() -> list[Path]:
         listed = subprocess.run(command, capture_output=True, check=False)
         if listed.returncode == 0:
             named = [ROOT / name for name in listed.stdout.decode().split("\0") if name]
-            return [path for path in named if path.is_file() and path.suffix not in (".safetensors", ".png", ".jpg")]
+            return [
+                path
+                for path in named
+                if path.is_file() and path.suffix not in (".safetensors", ".png", ".jpg") and "finds" not in path.parts
+            ]
     folders = [PACKAGE, *(ROOT / name for name in ("tests", "benchmarks", ".ci"))]
-    found = [path for folder in folders for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    found = [path for folder in folders for path in folder.rglob("*") if path.is_file() and not {"__pycache__", "finds"} & set(path.parts)]
     return [
         path for path in [*found, *ROOT.glob("*.md"), *ROOT.glob("*.toml")] if path.suffix not in (".safetensors", ".png", ".jpg", ".pyc")
     ]

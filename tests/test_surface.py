@@ -246,6 +246,12 @@ SIGNATURES = {
     "metrics.road": "model, batch, maps, removal, removed=",
     "metrics.sensitivity_n": "sums, drops",
     "problems.Planted": "model, count=, strength=, seed=, *, shortcut=, batch_size=",
+    "testing.check_method": "method",
+    "testing.check_metric": "metric",
+    "testing.check_removal": "removal",
+    "testing.method_checks": "method",
+    "testing.metric_checks": "metric",
+    "testing.removal_checks": "removal",
 }
 
 
