@@ -43,9 +43,7 @@ def evaluated(path: str | Path, run: Run, problems: Sequence[Problem], progress:
 
 def done_alone(shop: Workshop, run: Run, begun: Sequence[Begun], progress: Callable[[Pace], object] | None) -> None:
     """Do what is left, in this process, one shard after the other."""
-    worker = f"alone-{os.getpid()}"
-    methods = [*run.lined_up, *(oracle for each in begun for oracle in each.oracles)]
-    bench = Bench(shop.ledger, Work(run, methods, shop.path / MAPS), {(each.on.problem, each.on.model): each.problem for each in begun})
+    worker, bench = f"alone-{os.getpid()}", bench_of(shop, run, begun)
     pace = Paced(progress, sum(len(each.problem) * len(run.pairs(each)) for each in begun), before=shop.state().done)
     while (leased := leases.take(shop.ledger, worker)) is not None:
         bench.do(leased)
@@ -54,6 +52,13 @@ def done_alone(shop: Workshop, run: Run, begun: Sequence[Begun], progress: Calla
     for each in begun:
         if not isinstance(each.problem, Sharded):
             _streamed(bench, worker, each, pace, shop)
+
+
+def bench_of(shop: Workshop, run: Run, begun: Sequence[Begun]) -> Bench:
+    """Where this process works on a run."""
+    methods = [*run.lined_up, *(oracle for each in begun for oracle in each.oracles)]
+    known = {(each.on.problem, each.on.model): each.problem for each in begun}
+    return Bench(shop.ledger, Work(run, methods, shop.path / MAPS), known)
 
 
 def _streamed(bench: Bench, worker: str, begun: Begun, pace: Paced, shop: Workshop) -> None:

@@ -35,10 +35,7 @@ class Bench(NamedTuple):
 
     def do(self, leased: Leased, part: Shard | None = None) -> None:
         """Do all that is left of a shard of a problem that has shards, read already or not, and give it back."""
-        problem = self.problems[leased.problem, leased.model]
-        if not isinstance(problem, Sharded):
-            raise TypeError(f"{leased.problem} has no shards")
-        names = [name for name in problem.names(leased.number) if name not in leased.without]
+        problem, names = self.problem(leased), self.names(leased)
         with reporting(self._pulse(leased)):
             if leased.tries > HOPELESS:
                 part = Shard(problem.model, None, tuple(Failure(name, "worker", _HOPELESS) for name in names))
@@ -49,10 +46,20 @@ class Bench(NamedTuple):
                 part = read(problem, leased.number, names if leased.without else None) if names else Shard(problem.model, None)
             self.finish(leased, part, getattr(problem, "group_names", {}))
 
+    def problem(self, leased: Leased) -> Sharded:
+        """The problem that a shard is of."""
+        problem = self.problems[leased.problem, leased.model]
+        if not isinstance(problem, Sharded):
+            raise TypeError(f"{leased.problem} has no shards")
+        return problem
+
+    def names(self, leased: Leased) -> tuple[str, ...]:
+        """The images of a shard, but for those that are left out."""
+        return tuple(name for name in self.problem(leased).names(leased.number) if name not in leased.without)
+
     def finish(self, leased: Leased, part: Shard, group_names: Mapping[str, Sequence[str]]) -> None:
         """Do all that is left of a shard that has been read, and give it back."""
-        troubles = [Trouble((failure.id,), "", failure.stage, failure.reason) for failure in part.failures]
-        results.fail(self.ledger, leased.id, [*troubles, *self._left_out(leased)])
+        results.fail(self.ledger, leased.id, [Trouble((each.id,), "", each.stage, each.reason) for each in part.failures])
         if part.batch is None or not len(part.batch):
             for each in leased.todo:
                 nothing = Scored((), np.empty(0, np.float32), np.empty(0, np.float32))
@@ -61,6 +68,11 @@ class Bench(NamedTuple):
         else:
             unit = Unit(Key(leased.problem, leased.model, "", ""), leased.content, part.model, part.batch, group_names)
             self._commit(leased, unit)
+        self.close(leased)
+
+    def close(self, leased: Leased) -> None:
+        """Give a shard back of which all is done, and keep why some of its images are left out."""
+        results.fail(self.ledger, leased.id, self._left_out(leased))
         leases.finish(self.ledger, leased)
 
     def _commit(self, leased: Leased, unit: Unit) -> None:
@@ -72,7 +84,7 @@ class Bench(NamedTuple):
     def _keep(self, name: str, content: bytes) -> None:
         files.keep(self.work.folder, name, content)
 
-    def _probe(self, leased: Leased, problem: Sharded, names: list[str]) -> None:
+    def _probe(self, leased: Leased, problem: Sharded, names: Sequence[str]) -> None:
         """Do everything with each image alone, for nothing but to see which of them the process dies of: the ledger knows it then."""
         order = [name for name in leased.suspects if name in names] + [name for name in names if name not in leased.suspects]
         for name in order:

@@ -25,12 +25,11 @@ from ..scores import Scores
 from ..store.folder import Store, Workshop, is_run
 from ..store.keys import fingerprint
 from ..store.results import Failed
-from .alone import done_alone
-from .asking import CONTROLS
+from .alone import bench_of, done_alone
 from .exhibits import evidence
 from .preparing import facts, plans, prepared
 from .scoring import Begun, Paced, Run, check_any
-from .workers import Crew, Task, crew_size, devices_of
+from .workers import Crew, Task, crew_size, devices_of, run_of
 
 FILES = ("scores.csv", "run.json", "failures.csv", "report.html")
 CONFIGURATION = "configuration"  # under which the ledger keeps it
@@ -88,8 +87,7 @@ def _done(  # noqa: PLR0913 - the parts of a run
 ) -> Outcome:
     model, problems = build(configuration, devices[0])
     say(f"{model.name}: {model.preprocessing}; on {', '.join(devices)}\nweights: {model.weights}")
-    run = Run(configuration.methods, configuration.metrics, controls=CONTROLS if configuration.controls else ())
-    run.maps = configuration.maps
+    run = run_of(configuration)
     begun = prepared(shop, run, problems)
     shop.ledger.put(CONFIGURATION, configuration.record())
     state = shop.state()
@@ -127,7 +125,7 @@ def _worked(  # noqa: PLR0913 - what is worked on, and how
     if execution.engine == "ray":
         from .on_ray import on_ray
 
-        on_ray(shop, task, count, pace)
+        on_ray(shop, bench_of(shop, run, begun), task, execution.workers, pace)
     else:
         Crew(shop, task, count).work(pace)
 

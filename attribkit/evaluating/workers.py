@@ -163,10 +163,16 @@ def bench_of(task: Task, ledger: Ledger, device: str) -> Bench:
     configuration = Configuration.from_record(task.record)
     _, problems = build(configuration, device)
     adopt(problems, task.plans)
-    run = Run(configuration.methods, configuration.metrics, controls=CONTROLS if configuration.controls else ())
-    run.maps = configuration.maps
+    run = run_of(configuration)
     known = {(on.problem, on.model): problem for problem, on in zip(problems, named(problems), strict=True)}
     return Bench(ledger, Work(run, run.lined_up, Path(task.folder) / MAPS), known)
+
+
+def run_of(configuration: Configuration) -> Run:
+    """What scores, as a configuration asks."""
+    run = Run(configuration.methods, configuration.metrics, controls=CONTROLS if configuration.controls else ())
+    run.maps = configuration.maps
+    return run
 
 
 def _end_with(parent: Any) -> None:

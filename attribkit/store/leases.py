@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from .ledger import Ledger
 from .planning import OPEN
 
 DEATHS = 2  # times that an image, alone, ends the process which works on it, before it is left out
+
+_AGAIN = "ON CONFLICT (shard, image) DO UPDATE SET deaths = deaths + 1, reason = excluded.reason"
+_BLAME = f"INSERT INTO suspect VALUES (?, ?, 1, ?) {_AGAIN}"
 
 
 class Todo(NamedTuple):
@@ -114,13 +118,18 @@ def lost(ledger: Ledger, worker: str, reason: str | None) -> None:
     with ledger.changing() as db:
         if reason is not None:
             db.execute(
-                "INSERT INTO suspect SELECT id, probing, 1, ? FROM shard WHERE lease = ? AND probing IS NOT NULL "
-                "ON CONFLICT (shard, image) DO UPDATE SET deaths = deaths + 1, reason = excluded.reason",
+                f"INSERT INTO suspect SELECT id, probing, 1, ? FROM shard WHERE lease = ? AND probing IS NOT NULL {_AGAIN}",
                 (reason, worker),
             )
         else:
             db.execute("UPDATE shard SET tries = tries - 1 WHERE lease = ?", (worker,))
         db.execute("UPDATE shard SET lease = NULL, doing = NULL, probing = NULL WHERE lease = ?", (worker,))
+
+
+def blame(ledger: Ledger, leased: Leased, images: Iterable[str], reason: str) -> None:
+    """Note that a process ended, for `reason`, while it was at work on each of these images alone."""
+    with ledger.changing() as db:
+        db.executemany(_BLAME, [(leased.id, image, reason) for image in images])
 
 
 def holders(ledger: Ledger) -> list[tuple[str, float, str]]:
