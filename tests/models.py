@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from attribkit.testing.networks import HALF as HALF
 from attribkit.testing.networks import SIZE as SIZE
+from attribkit.testing.networks import WRAPS as WRAPS
 from attribkit.testing.networks import Block as Block
 from attribkit.testing.networks import ChannelsLastCNN as ChannelsLastCNN
 from attribkit.testing.networks import Dead as Dead
