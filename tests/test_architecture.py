@@ -343,17 +343,16 @@ def _own_files() -> list[Path]:
         command = [git, "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
         listed = subprocess.run(command, capture_output=True, check=False)
         if listed.returncode == 0:
-            named = [ROOT / name for name in listed.stdout.decode().split("\0") if name]
-            return [
-                path
-                for path in named
-                if path.is_file() and path.suffix not in (".safetensors", ".png", ".jpg") and "finds" not in path.parts
-            ]
+            return [ROOT / name for name in listed.stdout.decode().split("\0") if name and _is_text(ROOT / name)]
     folders = [PACKAGE, *(ROOT / name for name in ("tests", "benchmarks", ".ci"))]
-    found = [path for folder in folders for path in folder.rglob("*") if path.is_file() and not {"__pycache__", "finds"} & set(path.parts)]
-    return [
-        path for path in [*found, *ROOT.glob("*.md"), *ROOT.glob("*.toml")] if path.suffix not in (".safetensors", ".png", ".jpg", ".pyc")
-    ]
+    found = [path for folder in folders for path in folder.rglob("*")]
+    return [path for path in [*found, *ROOT.glob("*.md"), *ROOT.glob("*.toml")] if _is_text(path)]
+
+
+def _is_text(path: Path) -> bool:
+    """Not pictures, weights, what Python compiled, nor the damaged files that tests are made of."""
+    suffixes = (".safetensors", ".png", ".jpg", ".pyc")
+    return path.is_file() and path.suffix not in suffixes and not {"__pycache__", "finds"} & set(path.parts)
 
 
 def test_no_file_names_a_place_on_somebodys_machine() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import sys
 import types
 from pathlib import Path
@@ -17,11 +16,10 @@ from PIL import Image
 from torch.testing import assert_close
 
 from attribkit.batch import Batch, Targets
-from attribkit.errors import AttribkitError, BadInput, BrokenFile, BrokenImage, Unavailable
+from attribkit.errors import BadInput, BrokenFile, BrokenImage, Unavailable
 from attribkit.images import Preprocessing
 from attribkit.problems import PROBLEMS, Labelled
 from attribkit.problems.files import as_mask, class_folders
-from attribkit.problems.manifest import read_manifest
 
 CLASSES = ("tench", "great white shark", "hen", "crane", "kite")
 
@@ -541,64 +539,3 @@ def test_parquet_is_read_as_csv_is(model, five, monkeypatch):
     (five / "a.parquet").write_bytes(b"nope")
     with pytest.raises(BrokenFile, match="a.parquet: no Parquet: magic bytes not found"):
         Labelled(model, five / "a.parquet")
-
-
-# Damaged manifests by the hundred ----------------------------------------------------------------------------------------------------
-
-PIECES = [
-    b",",
-    b'"',
-    b"\n",
-    b"\r",
-    b"\0",
-    b"\xff",
-    b"\xef\xbb\xbf",
-    b"..",
-    b"/",
-    b"\\",
-    b":",
-    b"mask:",
-    b"box:x",
-    b"path",
-    b" ",
-    b"nan",
-    b"-",
-    b"9" * 40,
-]
-
-
-def mutant(rng: random.Random) -> bytes:
-    data = bytearray(GOOD.encode())
-    for _ in range(rng.choice([1, 1, 2, 4])):
-        at, to = sorted((rng.randrange(len(data) + 1), rng.randrange(len(data) + 1)))
-        what = rng.randrange(4)
-        if what == 0 and data:
-            data[at % len(data)] ^= 1 << rng.randrange(8)
-        elif what == 1:
-            data[at:at] = rng.choice(PIECES)
-        elif what == 2:
-            del data[at : min(to, at + 12)]
-        else:
-            data[to:to] = data[at : min(to, at + 40)]
-    return bytes(data)
-
-
-def test_damaged_manifests_are_refused_or_read_and_nothing_else_happens(model, five):
-    masked(five / "m.png", np.full((24, 30), 255, np.uint8))
-    rng, read = random.Random(11), 0
-    for number in range(800):
-        data = mutant(rng)
-        (five / "manifest.csv").write_bytes(data)
-        try:
-            problem = Labelled(model, five / "manifest.csv")
-        except AttribkitError as error:
-            assert isinstance(error, BadInput), (number, data)
-            assert "\n" not in str(error), (number, data)
-            continue
-        rows = read_manifest(five / "manifest.csv").rows
-        seen = [name for _, batch in problem for name in batch.ids]
-        assert len(problem) == len(rows) > 0, data
-        assert sorted(seen + [each.id for each in problem.failures]) == sorted(row.path for row in rows), data
-        assert all((five / name).resolve().is_relative_to(five.resolve()) for name in seen), data
-        read += 1
-    assert 50 < read < 750  # both happen

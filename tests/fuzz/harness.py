@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import random
@@ -40,7 +41,7 @@ class Border:
     """Where something comes in from outside.
 
     `cases` gives damaged files, of which `count` are tried; `meet` is told where one lies, raises one of `refusals` where it is refused,
-    and `AssertionError` where what comes of it is wrong. `prepare` puts beside the files what they need.
+    and `AssertionError` where what comes of it is wrong. `prepare` puts beside the files what they need; `seconds` are for one case.
     """
 
     count: int
@@ -48,6 +49,7 @@ class Border:
     meet: Callable[[Path], object]
     refusals: tuple[type[Exception], ...]
     prepare: Callable[[Path], object] = lambda folder: None
+    seconds: float = SECONDS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,10 +196,10 @@ def main(borders: Mapping[str, Border]) -> None:
 def tried(border: Border, seed: str, folder: Path, *, times: int, finds: Path) -> Report:
     """Every find and every case once, under the limits."""
     border.prepare(folder)
-    signal.signal(signal.SIGALRM, _hang)
+    signal.signal(signal.SIGALRM, functools.partial(_hang, border.seconds))
     _limit()
     counts, mishaps, slowest, start = {"right": 0, "refused": 0}, list[str](), 0.0, time.perf_counter()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _peak()
     found = {path.name: outcome(border, (path.name, path.read_bytes()), folder) for path in sorted(finds.glob("*"))}
     for number, case in zip(range(border.count * times), border.cases(random.Random(seed)), strict=False):
         began = time.perf_counter()
@@ -207,15 +209,14 @@ def tried(border: Border, seed: str, folder: Path, *, times: int, finds: Path) -
             counts[said] += 1
         else:
             mishaps.append(f"case {number} of {seed!r}, {case[0]}: {said}; {case[1][:2000]!r}")
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
-    return Report(counts["right"], counts["refused"], mishaps[:10], found, slowest, grown, time.perf_counter() - start)
+    return Report(counts["right"], counts["refused"], mishaps[:10], found, slowest, _peak() - before, time.perf_counter() - start)
 
 
 def outcome(border: Border, case: Case, folder: Path) -> str:
     """What comes of a case: "right", "refused", or what went wrong."""
     path = folder / f"{TRIED}{case[0]}"
     path.write_bytes(case[1])
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, border.seconds)
     try:
         border.meet(path)
         return "right"
@@ -234,6 +235,12 @@ def _limit() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
 
-def _hang(number: int, frame: FrameType | None) -> None:
+def _peak() -> int:
+    """The most bytes of memory that this program has had; ru_maxrss would begin with those of the process that started it."""
+    with open("/proc/self/status") as file:
+        return 1024 * next(int(line.split()[1]) for line in file if line.startswith("VmHWM:"))
+
+
+def _hang(seconds: float, number: int, frame: FrameType | None) -> None:
     del number, frame
-    raise Hang(f"more than {SECONDS} s")
+    raise Hang(f"more than {seconds} s")
