@@ -53,8 +53,8 @@ def chosen(scores: Scores, problem: str, model: str, count: int = COUNT) -> list
     differ = np.nan_to_num(apart).max(initial=0) > 0  # not by one method, nor where all agree
     picked = dict.fromkeys(_falling(apart)[: count // 2] if differ else [])
     order = _falling(level)
-    ends = count // 4
-    picked.update(dict.fromkeys((*order[: ends // 2], *order[::-1][: ends - ends // 2])))
+    known, ends = [at for at in order if not np.isnan(level[at])], count // 4
+    picked.update(dict.fromkeys((*known[: ends // 2], *known[::-1][: ends - ends // 2])))
     left = [at for at in order if at not in picked]
     room = count - len(picked)
     picked.update(dict.fromkeys(left[place * len(left) // room] for place in range(room)))

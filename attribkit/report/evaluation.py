@@ -37,7 +37,7 @@ def evaluation_sections(evidence: Evidence) -> list[Section]:
     read = ByImage.of(evidence.scores)
     failures = len(evidence.about.failures)
     found = verdict(standing)
-    said = [*found.said, *([f"{failures} failure{'s are' if failures > 1 else ' is'} listed at the end."] if failures else [])]
+    said = [*found.said, *([f"{failures:,} failure{'s are' if failures > 1 else ' is'} listed at the end."] if failures else [])]
     return [
         Section("verdict", "verdict.html", {"said": said, "warnings": found.warnings}, style="evaluation.css"),
         *_leaderboards(standing),

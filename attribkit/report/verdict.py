@@ -133,7 +133,8 @@ def _against_controls(standing: Standing, boards: Sequence[Board]) -> tuple[list
         return ["No control was scored, so that it is not known what a map would score that knows nothing of the model."], []
     level = [(board, floor) for board in asked if (floor := _unbeaten(standing, board)) is not None]
     if not level:
-        by = "By each of them the" if len(asked) > 1 else "The"
+        by = f"{_by(boards).title()} each of them the" if len(asked) == len(boards) else "Where there are controls, the"
+        by = by if len(boards) > 1 else "The"
         return [f"{by} best method is significantly better than the controls, which know nothing of the model."], []
     several = not _metrics_alone(boards)
     named = "; ".join(
