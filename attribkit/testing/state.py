@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 
 @contextlib.contextmanager
-def apart() -> Iterator[None]:
-    """The global generators begin anew from one seed, and afterwards are where they were."""
+def apart(seed: int) -> Iterator[None]:
+    """The global generators begin anew from a seed, and afterwards are where they were."""
     others = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(()):
         try:
-            disturb(0)
+            disturb(seed)
             yield
         finally:
             random.setstate(others[0])
