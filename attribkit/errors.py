@@ -23,6 +23,8 @@ import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+LONGEST_NAME = 100  # characters of a name that is shown: nothing is called so, and the rest would hide what is allowed
+
 
 class AttribkitError(Exception):
     """Base of all errors that attribkit raises on purpose."""
@@ -45,7 +47,8 @@ class UnknownName(BadInput):
             offer = f"did you mean {' or '.join(near)}?"
         else:
             offer = f"allowed: {', '.join(names[:6])}, ... ({len(names)} in all)"
-        super().__init__(f"no {kind} is called {str(got)!r}; {offer}{'; ' + hint if hint else ''}")
+        shown = str(got) if len(str(got)) <= LONGEST_NAME else f"{str(got)[:LONGEST_NAME]}..."
+        super().__init__(f"no {kind} is called {shown!r}; {offer}{'; ' + hint if hint else ''}")
 
     def __reduce__(self) -> tuple[type[UnknownName], tuple[str, str, list[str], str]]:
         return type(self), self._made_of
@@ -55,7 +58,8 @@ class BrokenFile(BadInput):
     """The file at `path` cannot be read as what it should be, for `reason`."""
 
     def __init__(self, path: str | Path, reason: str) -> None:
-        self.path, self.reason = str(path), " ".join(reason.split())
+        # a file's own words may hold what would move a terminal's cursor
+        self.path, self.reason = str(path), "".join(each if each.isprintable() else "?" for each in " ".join(reason.split()))
         super().__init__(f"{self.path}: {self.reason}")
 
     def __reduce__(self) -> tuple[type[BrokenFile], tuple[str, str]]:

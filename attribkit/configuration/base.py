@@ -112,7 +112,7 @@ def checked(cls: type[Any], given: Mapping[str, Any]) -> tuple[dict[str, Any], l
     for name, value in given.items():
         try:
             if name not in meant:
-                raise UnknownName("key", short(str(name)), meant)
+                raise UnknownName("key", name, meant)
             if name in _ENTRIES:
                 values[name], wrong = _ENTRIES[name](value)
                 mistakes += [((name, *keys), what) for keys, what in wrong]
@@ -165,7 +165,7 @@ def _three(value: Any, *, above: float) -> Three | None:
     given = [value] * 3 if not isinstance(value, list | tuple) else list(value)
     numbers = [each for each in given if isinstance(each, int | float) and not isinstance(each, bool)]
     if len(given) != 3 or len(numbers) != 3 or not all(math.isfinite(each) and each > above for each in numbers):
-        raise BadInput(f"got {value!r}, allowed: a number{' above 0' if above == 0 else ''}, or three")
+        raise BadInput(f"got {short(repr(value))}, allowed: a number{' above 0' if above == 0 else ''}, or three")
     return float(given[0]), float(given[1]), float(given[2])
 
 

@@ -90,7 +90,7 @@ def _of_table(given: Mapping[str, Any], table: Table[Any]) -> Any:
     for name, value in settings.items():
         try:
             if name not in meant:
-                raise UnknownName(f"setting of {cls.__name__}", short(name), meant)
+                raise UnknownName(f"setting of {cls.__name__}", name, meant)
             kind = kind_of(meant[name])
             nested = kind is not None and isinstance(value, Mapping)
             settings[name] = _of_table(value, kind.table) if kind is not None and nested else _tuples(value)
@@ -112,7 +112,7 @@ def _class(given: Mapping[str, Any], table: Table[Any]) -> type[Any]:
     for own, cls in table.items():
         if name in (own, cls.__name__):
             return cls
-    raise _Wrong([(("name",), str(UnknownName(table.kind, short(name), table)))])
+    raise _Wrong([(("name",), str(UnknownName(table.kind, name, table)))])
 
 
 def _tuples(value: Any) -> Any:
@@ -158,7 +158,7 @@ def _problem(given: Any) -> str:
     fields = _settable(cls)
     hints = {name: f"{GIVEN[name]} of the whole run says it" for name in settings if name in GIVEN}
     unknown: Mistakes = [
-        ((name,), str(UnknownName(f"setting of {cls.__name__}", short(name), fields, hints.get(name, ""))))
+        ((name,), str(UnknownName(f"setting of {cls.__name__}", name, fields, hints.get(name, ""))))
         for name in settings
         if name not in fields
     ]
@@ -195,7 +195,7 @@ def problem_of(given: Any) -> tuple[type[Any], dict[str, Any]]:
 def _named(name: str, table: Table[Any]) -> type[Any]:
     found = next((cls for own, cls in table.items() if name in (own, cls.__name__)), None)
     if found is None:
-        raise UnknownName(table.kind, short(name), table)
+        raise UnknownName(table.kind, name, table)
     return found
 
 

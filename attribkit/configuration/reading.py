@@ -67,7 +67,7 @@ def _of_file(path: str | Path) -> _Draft:
     draft = _Draft(raw, str(path), {keys: f"{path}: line {line}" for keys, line in places.items()})
     schema = raw.pop("schema", None)
     if schema != SCHEMA or isinstance(schema, bool):
-        got = "none" if schema is None else repr(schema)
+        got = "none" if schema is None else short(repr(schema))
         draft.wrong(("schema",), f"got {got}, allowed: schema = {SCHEMA}")
     draft.beside(Path(path).parent)
     return draft

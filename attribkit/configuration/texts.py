@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from ..errors import BadInput, BrokenFile
+from ..registry import short
 
 LARGEST = 1_000_000  # bytes: a configuration is a page or two, and a thousand classes are twenty
 
@@ -39,5 +40,5 @@ def class_names(given: str) -> tuple[str, ...]:
             raise BrokenFile(given, "got no names, allowed: one class a line")
         return names
     if "," not in given:
-        raise BadInput(f"got {given!r}, allowed: a text file with one class a line, or names with commas between them")
+        raise BadInput(f"got {short(repr(given))}, allowed: a text file with one class a line, or names with commas between them")
     return tuple(name.strip() for name in given.split(","))

@@ -206,7 +206,7 @@ def damaged_configurations(rng: random.Random) -> Iterator[Case]:
 def before_configurations(folder: Path) -> None:
     """What the first configuration imports takes longer than a case may."""
     del folder
-    Configuration(model="m", data="planted", methods=("grad_cam",), metrics=("deletion",))
+    Configuration(model="m", data="planted", methods=("Captum('Saliency')",), metrics=("deletion",))
 
 
 def meet_configuration(path: Path) -> None:

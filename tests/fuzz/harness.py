@@ -189,6 +189,7 @@ def main(borders: Mapping[str, Border]) -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:
         folder = asked.folder or Path(made)
+        os.chdir(folder)  # where code in a file, if it ran, would leave its trace
         report = tried(borders[asked.border], f"{asked.border} {asked.seed}", folder, times=asked.times, finds=FINDS / asked.border)
     sys.stdout.write(json.dumps(dataclasses.asdict(report)) + "\n")
 
