@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .aggregation import panels_content
 from .bibliography import used
 from .boards import Board
-from .choosing import RULE, ByImage
+from .choosing import RULE
 from .choosing import chosen as chosen
 from .evidence import Curves, Evidence, Example, Exhibit
 from .gallery import Item, Plan, gallery
@@ -34,7 +34,6 @@ def write_evaluation(path: str | Path, evidence: Evidence, *, title: str = TITLE
 def evaluation_sections(evidence: Evidence) -> list[Section]:
     """The sections of the page, from the verdict to what was run; those for which there is no evidence are left out."""
     standing = Standing.of(evidence.scores)
-    read = ByImage.of(evidence.scores)
     failures = len(evidence.about.failures)
     found = verdict(standing)
     said = [*found.said, *([f"{failures:,} failure{'s are' if failures > 1 else ' is'} listed at the end."] if failures else [])]
@@ -42,10 +41,10 @@ def evaluation_sections(evidence: Evidence) -> list[Section]:
         Section("verdict", "verdict.html", {"said": said, "warnings": found.warnings}, style="evaluation.css"),
         *_leaderboards(standing),
         *_groups(evidence),
-        *_spreads(standing, read),
+        *_spreads(standing),
         *_curves(evidence),
         *_panels(evidence),
-        *_galleries(evidence, read),
+        *_galleries(evidence, standing.read.higher),
         Section("about", "run.html", used(evidence.about), heading="What was run"),
     ]
 
@@ -118,10 +117,10 @@ def _group_cell(row: Any) -> dict[str, Any] | None:
     return {"text": written(row.mean), "interval": interval, "value": row.mean if row.count else None, "count": row.count}
 
 
-def _spreads(standing: Standing, read: ByImage) -> list[Section]:
+def _spreads(standing: Standing) -> list[Section]:
     """Box plots, in which one metric has one axis whatever the problem."""
     found: dict[str, list[float]] = {}
-    for key, of in read.scores.items():
+    for key, of in standing.read.scores.items():
         found.setdefault(key.metric, []).extend(of.values())
     for board in standing.boards:
         found[board.subject[2]].extend(row.chance for row in board.rows)
@@ -130,7 +129,7 @@ def _spreads(standing: Standing, read: ByImage) -> list[Section]:
     for board in standing.boards:
         mine = {
             key.method: scores_of(numbers(list(of.values())), key.method)
-            for key, of in read.scores.items()
+            for key, of in standing.read.scores.items()
             if (key.problem, key.model, key.metric) == board.subject
         }
         if any(len(values) for values in mine.values()):
@@ -153,12 +152,12 @@ def _panels(evidence: Evidence) -> list[Section]:
     return [Section("panels", "panels.html", {"tables": tables}, heading=heading)] if tables else []
 
 
-def _galleries(evidence: Evidence, read: ByImage) -> list[Section]:
+def _galleries(evidence: Evidence, higher: Mapping[str, bool]) -> list[Section]:
     """A gallery for each exhibit."""
     sections = []
     for number, exhibit in enumerate(evidence.exhibits, 1):
         budget = max(LEAST, GALLERIES // len(evidence.exhibits))
-        plan = Plan(read.higher, frozenset(evidence.scores.controls), budget)
+        plan = Plan(higher, frozenset(evidence.scores.controls), budget)
         name = "gallery" if len(evidence.exhibits) == 1 else f"gallery-{number}"
         heading = f"Images: {exhibit.problem}{f', {exhibit.model}' if exhibit.model else ''}"
         section = gallery(_items(exhibit), name=name, heading=heading, plan=plan)

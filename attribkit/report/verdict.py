@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,13 +12,15 @@ from ..errors import AttribkitError
 from ..methods.base import method
 from ..methods.controls import Oracle
 from ..registry import short
-from ..scores import Scores
-from ..scoring.resampling import holm
+from ..scores import Key, Scores
+from ..scoring.resampling import holm, sign_flips
 from ..scoring.summaries import Summary
 from .boards import Board, Subject, boards_of
-from .scales import written
+from .choosing import ByImage
+from .scales import Numbers, written
 
 NAME = 60  # characters of a name in a sentence
+LEVEL = 0.05  # at which a difference is significant
 EXAMPLES = 3  # of which a sentence names so many at most
 
 
@@ -29,13 +31,14 @@ class Standing:
     scores: Scores
     boards: Sequence[Board]
     ranks: dict[tuple[Subject, str], int]
+    read: ByImage
 
     @classmethod
     def of(cls, scores: Scores) -> Standing:
         """Ask everything that the page says of means: table, comparisons and ranks."""
         places = scores.ranking()
         ranks = {((each.problem, each.model, each.metric), each.method): each.rank for each in places if each.rank is not None}
-        return cls(scores, boards_of(scores.table(), scores.compare_all()), ranks)
+        return cls(scores, boards_of(scores.table(), scores.compare_all()), ranks, ByImage.of(scores))
 
     @property
     def floors(self) -> set[str]:
@@ -150,16 +153,23 @@ def _against_controls(standing: Standing, boards: Sequence[Board]) -> tuple[list
 
 def _unbeaten(standing: Standing, board: Board) -> Summary | None:
     """The best control that the best method is not significantly better than (Holm's correction for all controls), if there is one."""
-    problem, model, metric = board.subject
-    best = standing.ranked(board)[0].method
+    sign = 1 if board.rows[0].higher_is_better else -1
+    best = standing.read.scores[_key(board, standing.ranked(board)[0].method)]
     floors = [row for row in board.rows if row.method in standing.floors and row.count]
-    pairs = [standing.scores.compare(best, row.method, metric=metric, problem=problem) for row in floors]
-    found = [next((each for each in pair if each.model == model), None) for pair in pairs]
-    corrected = holm(np.array([np.nan if each is None else each.p for each in found])).tolist()
-    for row, each, p in zip(floors, found, corrected, strict=True):
-        if each is None or dataclasses.replace(each, corrected=p).better != best:
-            return row
-    return None
+    gains = [sign * _paired(best, standing.read.scores[_key(board, row.method)]) for row in floors]
+    beaten = [len(gain) > 0 and gain.mean() > 0 and p < LEVEL for gain, p in zip(gains, holm(sign_flips(gains)).tolist(), strict=True)]
+    return next((row for row, lost in zip(floors, beaten, strict=True) if not lost), None)
+
+
+def _key(board: Board, method: str) -> Key:
+    problem, model, metric = board.subject
+    return Key(problem, model, method, metric)
+
+
+def _paired(one: Mapping[str, float], other: Mapping[str, float]) -> Numbers:
+    """The differences of the images that both have a score of, in the order of their ids."""
+    differences = np.array([one[name] - other[name] for name in sorted(one.keys() & other.keys())], np.float64)
+    return differences[np.isfinite(differences)]
 
 
 def _knows(control: str) -> bool:
