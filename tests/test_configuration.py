@@ -368,6 +368,14 @@ def test_a_wrong_override_is_told_by_its_own_words(tmp_path: Path) -> None:
     ]
 
 
+def test_a_mistake_in_a_table_that_the_line_sets_is_not_told_with_a_line_of_the_file(tmp_path: Path) -> None:
+    """The file has steps of that metric too, in a line of their own, which are gone."""
+    table = '{name="deletion", steps=0}'
+    assert mistakes(written(tmp_path, WHOLE), (f"metrics.1={table}",)) == [
+        f"--set metrics.1={table}, metrics[1].steps: Deletion(steps=...): got 0, allowed: an int of at least 1"
+    ]
+
+
 # Records ----------------------------------------------------------------------------------------------------------------------------
 
 
