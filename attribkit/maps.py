@@ -60,7 +60,8 @@ def halved(maps: Tensor) -> tuple[Tensor, Tensor]:
     """
     top = maps.abs().amax((-2, -1)).float()
     known = (top > 0) & top.isfinite()
-    units = torch.exp2(torch.where(known, top, torch.ones_like(top)).log2().floor())
+    top = torch.where(known, top, torch.ones_like(top))
+    units = top / (2 * torch.frexp(top).mantissa)  # exact, also of subnormal numbers, as a logarithm would not be
     return (maps / units.view(-1, 1, 1)).half(), units
 
 

@@ -216,6 +216,9 @@ ROOMS: dict[str, tuple[str, dict[str, str]]] = {
             "metrics/picture_size.py": "Pillow writes WebP on the host",
             "methods/integrated_gradients.py": "NumPy's table of Gauss-Legendre nodes, which was never on a device",
             "methods/precomputed.py": "maps are read from files on the host, by the class that each explains",
+            "problems/shards.py": "digests are of bytes on the host",
+            "store/shards.py": "maps are written from the host",
+            "evaluating/": "what a run keeps, and what its page shows, is on the host",
         },
     ),
     "writes a file": (
@@ -224,6 +227,7 @@ ROOMS: dict[str, tuple[str, dict[str, str]]] = {
             "files.py": "the one way a file is written",
             "cli/": "makes the folder of --out",
             "report/output.py": "removes what an earlier run into the same folder wrote, and notes what this one does",
+            "store/": "the folder of a run: what a killed process has left is removed, a damaged ledger is set aside",
         },
     ),
     "draws from or seeds the global generators": (
@@ -240,6 +244,7 @@ ROOMS: dict[str, tuple[str, dict[str, str]]] = {
             "model/weights.py": "damaged files raise a dozen types",
             "images.py": "damaged files raise half a dozen types",
             "evaluating/": "whatever a model, a method or a metric raises is a failure of that one, and the scores of others stay",
+            "store/": "what was opened is closed and what was begun is undone, whatever ends it; it is raised again",
             "cli/": "whatever goes wrong is one line for the person, with --traceback to see the rest",
             "testing/suite.py": "whatever a method, a metric or a removal raises is a broken promise of that one",
         },

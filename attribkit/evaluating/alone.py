@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from ..batch import Batch
+from ..errors import AttribkitError
+from ..model.adapter import VisionModel
 from ..problems.base import Problem
-from ..problems.shards import Shard, Sharded, digest_of_batches
+from ..problems.shards import Shard, Sharded, digest_of_batches, rows_of
 from ..progress import Pace
-from ..scores import Scores
+from ..scores import Failure, Scores
 from ..store import leases, planning
 from ..store.folder import MAPS, Workshop
 from ..store.keys import fingerprint
+from .asking import said
 from .leased import Bench
 from .preparing import content, facts, prepared
 from .scoring import Begun, Paced, Run, check_any
@@ -26,15 +31,12 @@ def evaluated(path: str | Path, run: Run, problems: Sequence[Problem], progress:
         shop.begin(facts(engine="alone", workers=1))
         try:
             begun = prepared(shop, run, problems)
-            error = run.error
             done_alone(shop, run, begun, progress)
             scores = shop.scores()
-            check_any(scores, run.methods, error)
-        except KeyboardInterrupt:
-            shop.seen("interrupted")
-            raise
-        except BaseException:
-            shop.seen("failed")
+            check_any(scores, run.methods, run.error)
+        except BaseException as error:
+            with contextlib.suppress(AttribkitError):  # what brought us here is said; a disk that is full takes this no more
+                shop.seen("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
             raise
         shop.keep_table(scores)
         shop.seen("done")
@@ -45,13 +47,18 @@ def done_alone(shop: Workshop, run: Run, begun: Sequence[Begun], progress: Calla
     """Do what is left, in this process, one shard after the other."""
     worker, bench = f"alone-{os.getpid()}", bench_of(shop, run, begun)
     pace = Paced(progress, sum(len(each.problem) * len(run.pairs(each)) for each in begun), before=shop.state().done)
-    while (leased := leases.take(shop.ledger, worker)) is not None:
-        bench.do(leased)
-        pace.at(shop.state().done, leased.problem)
-        shop.seen()
-    for each in begun:
-        if not isinstance(each.problem, Sharded):
-            _streamed(bench, worker, each, pace, shop)
+    try:
+        while (leased := leases.take(shop.ledger, worker)) is not None:
+            bench.do(leased)
+            pace.at(shop.state().done, leased.problem)
+            shop.seen()
+        for each in begun:
+            if not isinstance(each.problem, Sharded):
+                _streamed(bench, worker, each, pace, shop)
+    except (KeyboardInterrupt, AttribkitError):  # which say nothing of the images that were worked on
+        with contextlib.suppress(AttribkitError):
+            leases.lost(shop.ledger, worker, None)
+        raise
 
 
 def bench_of(shop: Workshop, run: Run, begun: Sequence[Begun]) -> Bench:
@@ -63,23 +70,49 @@ def bench_of(shop: Workshop, run: Run, begun: Sequence[Begun]) -> Bench:
 
 def _streamed(bench: Bench, worker: str, begun: Begun, pace: Paced, shop: Workshop) -> None:
     """Do what is left of a problem that can only be gone through from its beginning."""
-    ((problem,),) = bench.ledger.rows("SELECT id FROM problem WHERE label = ? AND model = ?", begun.on.problem, begun.on.model)
-    group_names: Mapping[str, Sequence[str]] = getattr(begun.problem, "group_names", {})
-    for number, (key, part) in enumerate(_parts(begun, bench.work.run.maps)):
-        with bench.ledger.changing() as db:
-            shard = planning.enter_shard(db, problem, number, key, len(part.batch or ()))
-        planning.settle(bench.ledger)
+    for number, (key, part) in enumerate(_parts(bench, begun)):
+        images = len(part.batch or ()) + len(part.failures)
+        shard = planning.ask_shard(bench.ledger, begun.on.problem, begun.on.model, (number, key, images))
         leased = leases.take(bench.ledger, worker, only=shard)
         if leased is not None:
-            leases.mark(bench.ledger, leased, doing="reading")
-            bench.finish(leased, part, group_names)
+            bench.finish(leased, part, _group_names(begun.problem))
         pace.at(shop.state().done, begun.on.problem)
+        shop.seen()
+    planning.add_notes(bench.ledger, getattr(begun.problem, "failures", ()))
 
 
-def _parts(begun: Begun, maps: str) -> Iterator[tuple[str, Shard]]:
-    known: dict[int, str] = {}
-    for model, batch in begun.problem:
+def _parts(bench: Bench, begun: Begun) -> Iterator[tuple[str, Shard]]:
+    """The batches, each with its content's digest, as far as the problem goes; an image that was there before is not taken again."""
+    run, batches, before = bench.work.run, iter(begun.problem), set[str]()
+    known: dict[int, tuple[VisionModel, str]] = {}  # with the model itself, or another one might come to have its number
+    while True:
+        try:
+            found = next(batches, None)
+        except Exception as error:  # the images' own source may raise anything; what is scored already must not be lost
+            run.error = error.with_traceback(None)
+            planning.add_notes(bench.ledger, [(begun.on.problem, "problem", said(error))])
+            return
+        if found is None:
+            return
+        model, batch = found
+        if id(model) not in known:
+            known[id(model)] = model, fingerprint(model)
+        words = begun.on.problem, digest_of_batches([batch]), [[name, *map(str, own)] for name, own in _group_names(begun.problem).items()]
         if len(batch):
-            weights = known.setdefault(id(model), "") or fingerprint(model)
-            known[id(model)] = weights
-            yield content(maps, weights, begun.on.problem, digest_of_batches([batch])), Shard(model, batch)
+            yield content(run.maps, known[id(model)][1], *words), _once(model, batch, before)
+
+
+def _once(model: VisionModel, batch: Batch, before: set[str]) -> Shard:
+    """The images of a batch that were not there `before`."""
+    new = [row for row, name in enumerate(batch.ids) if name not in before and name not in batch.ids[:row]]
+    again = [name for row, name in enumerate(batch.ids) if row not in new]
+    before.update(batch.ids)
+    failures = tuple(
+        Failure(name, "read", "it comes a second time, allowed: an id of its own for each image") for name in dict.fromkeys(again)
+    )
+    return Shard(model, rows_of(batch, new) if again else batch, failures)
+
+
+def _group_names(problem: Problem) -> Mapping[str, Sequence[str]]:
+    names: Mapping[str, Sequence[str]] = getattr(problem, "group_names", {})
+    return names

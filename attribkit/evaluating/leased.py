@@ -76,10 +76,11 @@ class Bench(NamedTuple):
         leases.finish(self.ledger, leased)
 
     def _commit(self, leased: Leased, unit: Unit) -> None:
-        for each in leased.todo:
-            leases.mark(self.ledger, leased, doing=each.method)
-            for done in self.work.done(unit, [each], self._keep, apart=leased.tries > APART):
-                results.commit(self.ledger, leased.id, done)
+        def begins(method: str) -> None:
+            leases.mark(self.ledger, leased, doing=method)
+
+        for done in self.work.done(unit, leased.todo, self._keep, apart=leased.tries > APART, begins=begins):
+            results.commit(self.ledger, leased.id, done)
 
     def _keep(self, name: str, content: bytes) -> None:
         files.keep(self.work.folder, name, content)

@@ -11,53 +11,56 @@ from typing import Any
 
 import torch
 
-from .. import __version__
 from ..methods.base import Method
 from ..metrics.base import Metric
 from ..problems.base import Problem
 from ..problems.shards import Planned, Sharded, digested
 from ..store import planning
 from ..store.folder import Workshop
-from ..store.keys import fingerprint
+from ..store.keys import fingerprint, text_of
 from ..store.planning import Asked, Asker
 from .asking import is_control
 from .scoring import Begun, Run
 
 PACKAGES = ("attribkit", "torch", "torchvision", "numpy", "pillow", "captum", "grad-cam")
+VERSION = version("attribkit")
 
 
 def prepared(shop: Workshop, run: Run, problems: Sequence[Problem]) -> list[Begun]:
     """Look at the problems and enter what is asked of them; what was done before, of the same content, is not asked again."""
     adopt(problems, plans(shop, problems))
-    planning.begin(shop.ledger)
     begun = run.begun(problems)
     for each in problems:
         if isinstance(each, Planned) and any(each is one.problem for one in begun):
             plan = each.plan()
             shop.ledger.put(_plan_name(each), {"plan": plan, "digest": digested(plan)})
-    for one in begun:
-        pairs = [(asker(by), asked(metric)) for by, metrics in run.pairs(one).items() for metric in metrics]
-        shards = _shards(one.problem, run.maps) if isinstance(one.problem, Sharded) else ()
-        planning.enter(shop.ledger, planning.Plan(one.on.problem, one.on.model, pairs, shards))
-    planning.note(shop.ledger, run.scores.failures)
+    asks = [
+        planning.Plan(
+            one.on.problem,
+            one.on.model,
+            [(asker(by), asked(metric)) for by, metrics in run.pairs(one).items() for metric in metrics],
+            list(_shards(one.problem, run.maps)) if isinstance(one.problem, Sharded) else (),
+        )
+        for one in begun
+    ]
+    planning.ask(shop.ledger, asks, run.scores.failures)
     shop.spoilt()
-    planning.settle(shop.ledger)
     return begun
 
 
 def asker(by: Method) -> Asker:
     """A method as the ledger knows it."""
-    return Asker(repr(by), by.brief(), is_control(by))
+    return Asker(text_of(by), by.brief(), is_control(by))
 
 
 def asked(metric: Metric) -> Asked:
     """A metric as the ledger knows it."""
-    return Asked(repr(metric), metric.brief(), metric.higher_is_better)
+    return Asked(text_of(metric), metric.brief(), metric.higher_is_better)
 
 
 def content(maps: str, model: str, *words: Any) -> str:
     """What a shard's key is made of: everything that decides its maps and scores but method and metric."""
-    return digested(__version__, maps, model, *words)
+    return digested(VERSION, maps, model, *words)
 
 
 def _shards(problem: Sharded, maps: str) -> Iterator[tuple[int, str, int]]:

@@ -20,6 +20,7 @@ from ..model.adapter import VisionModel
 from ..problems.shards import Shard, Sharded
 from ..scores import Failure, Key
 from ..store import shards as files
+from ..store.keys import text_of
 from ..store.leases import Todo
 from ..store.results import Done, Known, Scored
 from .asking import is_control, said
@@ -44,14 +45,17 @@ class Work:
     def __init__(self, run: Run, methods: Sequence[Method], folder: Path) -> None:
         self.run, self.folder = run, folder
         self.run.curves = []
-        self.methods = {repr(each): each for each in methods}
-        self.metrics = {repr(each): each for each in run.metrics}
+        self.methods = {text_of(each): each for each in methods}
+        self.metrics = {text_of(each): each for each in run.metrics}
 
-    def done(self, unit: Unit, todo: Sequence[Todo], keep: Keep, *, apart: bool = False) -> Iterator[Done]:
-        """Do what is left to be done of a unit, method by method; images one by one, if `apart`."""
+    def done(
+        self, unit: Unit, todo: Sequence[Todo], keep: Keep, *, apart: bool = False, begins: Callable[[str], object] = str
+    ) -> Iterator[Done]:
+        """Do what is left to be done of a unit, method by method, each of which `begins`; images one by one, if `apart`."""
         chances: dict[Metric, Tensor | None] = {}
         known = self._known(unit)
         for each in todo:
+            begins(each.method)
             began, by = time.perf_counter(), self._method(each.method)
             metrics = [self.metrics[text] for text in each.metrics]
             it = Asked(unit.on._replace(method=by.brief()), by, unit.model, unit.batch, metrics, chances)
@@ -63,7 +67,8 @@ class Work:
                 content = files.encoded(made, self.run.maps)
                 file, digest = files.name_of(unit.content, each.method), files.digest(content)
                 keep(file, content)
-            yield Done(each.method, known, scores, tuple(self.run.troubles), time.perf_counter() - began, file, digest)
+            troubles = tuple(trouble._replace(method=each.method) for trouble in self.run.troubles)
+            yield Done(each.method, known, scores, troubles, time.perf_counter() - began, file, digest)
 
     def _method(self, text: str) -> Method:
         """A method from its text; of those that have no text that can be read, the object itself is known."""

@@ -77,12 +77,16 @@ def starts(count: int, each: int) -> int:
 
 def picked(batch: Batch, names: Collection[str]) -> Batch:
     """The images of a batch that are called so."""
-    rows = torch.tensor([row for row, name in enumerate(batch.ids) if name in names], dtype=torch.int64)
-    on = rows.to(batch.images.device)
+    return rows_of(batch, [row for row, name in enumerate(batch.ids) if name in names])
+
+
+def rows_of(batch: Batch, rows: Sequence[int]) -> Batch:
+    """Some of the images of a batch."""
+    on = torch.tensor(rows, dtype=torch.int64, device=batch.images.device)
     return Batch(
         batch.images[on],
         batch.targets[on],
-        tuple(name for name in batch.ids if name in names),
+        tuple(batch.ids[row] for row in rows),
         {name: region[on] for name, region in batch.regions.items()},
         {name: group[on] for name, group in batch.groups.items()},
         None if batch.logits is None else batch.logits[on],

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BadInput, BrokenRun, InUse, Unwritable
+from ..errors import AttribkitError, BadInput, BrokenRun, InUse, Unwritable
 from ..files import PARTS
 from ..scores import Failure, Key, Scores
 from ..scoring.parts import Column, joined
@@ -61,6 +61,11 @@ class Store:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.ledger = Ledger(self.path)
+        try:
+            self.ledger.sound()
+        except BaseException:
+            self.ledger.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -95,11 +100,8 @@ class Store:
     def table(self) -> Listing[Summary]:
         """`scores().table()`: that of a run that has ended was worked out when it did."""
         kept = self.ledger.get(TABLE)
-        if isinstance(kept, dict) and kept.get("stamp") == self.stamp():
-            try:
-                return Listing(_summary(row) for row in kept["rows"])
-            except (TypeError, KeyError, AttributeError) as error:
-                raise BrokenRun(self.path, f"damaged: its table: {error}") from None
+        if kept is not None and kept["stamp"] == self.stamp():
+            return Listing(_summary(row) for row in kept["rows"])
         return self.scores().table()
 
     def stamp(self) -> list[int]:
@@ -108,7 +110,7 @@ class Store:
             "SELECT count(*), coalesce(sum(score.mark), 0) FROM shard JOIN ask ON ask.problem = shard.problem "
             "JOIN score ON score.shard = shard.id AND score.method = ask.method AND score.metric = ask.metric WHERE shard.asked = 1"
         )
-        return [int(count), int(marks)]
+        return [int(count), int(marks), *planning.asked_in(self.ledger.db)]
 
     def failures(self) -> list[results.Failed]:
         """What could not be done of what was asked last."""
@@ -131,34 +133,37 @@ class Store:
 
     def files(self, method: str, *, problem: str | None = None) -> list[tuple[int, str, str]]:
         """The files of the maps by a method: the number of the shard in its problem, the name and the digest of each."""
-        return [
-            (int(number), str(file), str(digest))
-            for number, file, digest, label in self.ledger.rows(
-                "SELECT shard.number, work.file, work.digest, problem.label FROM shard JOIN problem ON problem.id = shard.problem "
-                "JOIN work ON work.shard = shard.id JOIN method ON method.id = work.method "
+        from . import shards
+
+        with self.ledger.snapshot():
+            rows = self.ledger.rows(
+                "SELECT shard.number, work.file, work.digest, problem.label, shard.content, method.text FROM shard "
+                "JOIN problem ON problem.id = shard.problem JOIN work ON work.shard = shard.id JOIN method ON method.id = work.method "
                 "WHERE shard.asked = 1 AND work.file IS NOT NULL AND method.brief = ? ORDER BY shard.problem, shard.number",
                 method,
             )
-            if problem is None or label == problem
-        ]
+            if any(shards.name_of(content, text) != file for _, file, _, _, content, text in rows):
+                raise BrokenRun(self.path, f"damaged: a file of maps is not named by what {method} makes of its shard")
+            return [(int(number), file, str(digest)) for number, file, digest, label, *_ in rows if problem in (None, label)]
 
     def state(self) -> State:
         """How far it is."""
-        ((total,),) = self.ledger.rows(
-            "SELECT coalesce(sum(shard.images * asked.methods), 0) FROM shard JOIN "
-            "(SELECT problem, count(DISTINCT method) AS methods FROM ask GROUP BY problem) AS asked USING (problem) WHERE shard.asked = 1"
-        )
-        ((done,),) = self.ledger.rows(
-            "SELECT coalesce(sum(shard.images), 0) FROM shard JOIN work ON work.shard = shard.id WHERE shard.asked = 1 AND "
-            "EXISTS (SELECT 1 FROM ask WHERE ask.problem = shard.problem AND ask.method = work.method)"
-        )
-        ((failed,),) = self.ledger.rows(
-            "SELECT count(DISTINCT failure.problem || ' ' || failure.image) FROM failure JOIN shard ON shard.id = failure.shard "
-            "WHERE shard.asked = 1 AND failure.image <> ''"
-        )
-        sessions = self.ledger.rows("SELECT began, seen, state, facts FROM session ORDER BY id")
-        told = [(float(began), float(seen), str(state), self.ledger.json(facts)) for began, seen, state, facts in sessions]
-        return State(int(done), int(total), int(failed), leases.holders(self.ledger), told)
+        with self.ledger.snapshot():
+            ((total,),) = self.ledger.rows(
+                "SELECT coalesce(sum(images * methods), 0) FROM shard JOIN "
+                "(SELECT problem, count(DISTINCT method) AS methods FROM ask GROUP BY problem) USING (problem) WHERE asked = 1"
+            )
+            ((done,),) = self.ledger.rows(
+                "SELECT coalesce(sum(shard.images), 0) FROM shard JOIN work ON work.shard = shard.id WHERE shard.asked = 1 AND "
+                "EXISTS (SELECT 1 FROM ask WHERE ask.problem = shard.problem AND ask.method = work.method)"
+            )
+            ((failed,),) = self.ledger.rows(
+                "SELECT count(DISTINCT shard.problem || ' ' || failure.image) FROM failure JOIN shard ON shard.id = failure.shard "
+                f"WHERE {results.COUNTS} AND failure.image <> ''"
+            )
+            sessions = self.ledger.rows("SELECT began, seen, state, facts FROM session ORDER BY id")
+            told = [(float(began), float(seen), str(state), self.ledger.json(facts)) for began, seen, state, facts in sessions]
+            return State(int(done), int(total), int(failed), leases.holders(self.ledger), told)
 
 
 def _summary(row: Any) -> Summary:
@@ -203,36 +208,34 @@ class Workshop(Store):
         self._session: int | None = None
 
     def _locked(self) -> sqlite3.Connection:
-        """A lock that goes with the process that has it, whatever ends it."""
-        lock = sqlite3.connect(self.path / LOCK, timeout=0, isolation_level=None, check_same_thread=False)
         try:
-            lock.execute("BEGIN EXCLUSIVE")
-        except sqlite3.OperationalError as error:
-            lock.close()
+            return _exclusively(self.path / LOCK)
+        except sqlite3.DatabaseError as error:
             if error.sqlite_errorname.startswith("SQLITE_BUSY"):
                 raise InUse(
                     f"{self.path}: {self._holder()} works on it; allowed: to wait until that has ended, or another folder"
                 ) from None
-            raise Unwritable(f"{self.path}: {error}; allowed: a folder with room that may be written to") from error
-        return lock
+            raise Unwritable(f"{self.path / LOCK}: {error}; allowed: a folder with room that may be written to") from error
 
     def _holder(self) -> str:
         try:
             with Store(self.path) as store:
                 facts = store.state().sessions[-1][3]
             return f"process {facts['pid']} on {facts['host']}, since {facts['began']},"
-        except (BrokenRun, InUse, IndexError, KeyError, TypeError):  # it has only just begun
+        except (AttribkitError, LookupError, TypeError):  # it has only just begun, or its ledger is damaged
             return "another process"
 
     def _opened(self) -> Ledger:
-        from .salvage import salvaged
+        from .salvage import check, salvaged
 
         try:
             ledger = Ledger(self.path, writing=True)
-            if ledger.rows("PRAGMA quick_check(1)") == [("ok",)]:
-                list(results.blocks(ledger))
+            try:
+                check(ledger)
                 return ledger
-            ledger.close()
+            except BaseException:
+                ledger.close()
+                raise
         except BrokenRun as error:
             if "another version" in error.reason or "no ledger" in error.reason:
                 raise
@@ -282,3 +285,17 @@ class Workshop(Store):
 def is_run(path: Path) -> bool:
     """Whether there is a run in a folder."""
     return (path / NAME).exists()
+
+
+def _exclusively(path: Path) -> sqlite3.Connection:
+    """A lock that goes with the process that has it, whatever ends it; nothing is in its file, and what is there is thrown away."""
+    lock = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+    try:
+        lock.execute("BEGIN EXCLUSIVE")
+    except sqlite3.DatabaseError as error:
+        lock.close()
+        if error.sqlite_errorname not in ("SQLITE_NOTADB", "SQLITE_CORRUPT"):
+            raise
+        path.write_bytes(b"")
+        return _exclusively(path)
+    return lock

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import sqlite3
+import tempfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import BrokenRun, InUse, Unwritable
+from ..errors import AttribkitError, BrokenRun, InUse, Unwritable
 
 NAME = "ledger.db"
 APPLICATION, FORMAT = 0x61747274, 1  # "attr"
 PATIENCE = 30.0  # seconds that a writer waits for another
 
 SCHEMA = """
-CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL, mark INTEGER NOT NULL);
 CREATE TABLE session (id INTEGER PRIMARY KEY, began REAL NOT NULL, seen REAL NOT NULL, state TEXT NOT NULL, facts TEXT NOT NULL);
 CREATE TABLE problem (id INTEGER PRIMARY KEY, label TEXT NOT NULL, model TEXT NOT NULL, asked INTEGER NOT NULL, UNIQUE (label, model));
 CREATE TABLE method (id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE, brief TEXT NOT NULL, control INTEGER NOT NULL);
@@ -26,8 +29,8 @@ CREATE TABLE ask (
 ) WITHOUT ROWID;
 CREATE TABLE shard (
   id INTEGER PRIMARY KEY, problem INTEGER NOT NULL, number INTEGER NOT NULL, content TEXT NOT NULL, images INTEGER NOT NULL,
-  asked INTEGER NOT NULL, complete INTEGER NOT NULL DEFAULT 0, lease TEXT, since REAL, tries INTEGER NOT NULL DEFAULT 0,
-  doing TEXT, probing TEXT, UNIQUE (problem, number, content)
+  mark INTEGER NOT NULL, asked INTEGER NOT NULL, complete INTEGER NOT NULL DEFAULT 0, lease TEXT, since REAL,
+  tries INTEGER NOT NULL DEFAULT 0, doing TEXT, probing TEXT, UNIQUE (problem, number, content)
 );
 CREATE INDEX open_shards ON shard (asked, complete, lease, tries, id);
 CREATE TABLE about (shard INTEGER PRIMARY KEY, images TEXT NOT NULL, mark INTEGER NOT NULL);
@@ -40,10 +43,10 @@ CREATE TABLE score (
 ) WITHOUT ROWID;
 CREATE TABLE suspect (shard INTEGER, image TEXT, deaths INTEGER NOT NULL, reason TEXT NOT NULL, PRIMARY KEY (shard, image));
 CREATE TABLE failure (
-  problem INTEGER, shard INTEGER, image TEXT, method INTEGER, stage TEXT, reason TEXT NOT NULL,
+  problem INTEGER, shard INTEGER, image TEXT, method INTEGER, stage TEXT, reason TEXT NOT NULL, mark INTEGER NOT NULL,
   PRIMARY KEY (problem, shard, image, method, stage)
 );
-CREATE TABLE note (id TEXT NOT NULL, stage TEXT NOT NULL, reason TEXT NOT NULL, PRIMARY KEY (id, stage, reason));
+CREATE TABLE note (id TEXT NOT NULL, stage TEXT NOT NULL, reason TEXT NOT NULL, mark INTEGER NOT NULL, PRIMARY KEY (id, stage, reason));
 """
 
 
@@ -78,8 +81,21 @@ class Ledger:
             if error.sqlite_errorname not in ("SQLITE_CANTOPEN", "SQLITE_READONLY_CANTINIT", "SQLITE_READONLY_DIRECTORY"):
                 raise
             # Where nothing can be written, no process writes: the file is read as it stands.
+            ahead = self.path.with_name(f"{NAME}-wal")
+            if ahead.is_file() and ahead.stat().st_size:
+                return self._in_memory(ahead)
             db = sqlite3.connect(f"{address}?immutable=1", uri=True, isolation_level=None, check_same_thread=False)
         return db
+
+    def _in_memory(self, ahead: Path) -> sqlite3.Connection:
+        """A copy of the ledger with what is written ahead of it, of which a killed process has put nothing into the file yet."""
+        memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        with tempfile.TemporaryDirectory() as folder:
+            for path in (self.path, ahead):
+                shutil.copyfile(path, Path(folder) / path.name)
+            with contextlib.closing(sqlite3.connect(Path(folder) / NAME)) as copy:
+                copy.backup(memory)
+        return memory
 
     def _check(self) -> None:
         """Raise unless this is a ledger; make one where there is nothing yet."""
@@ -102,7 +118,7 @@ class Ledger:
     def close(self, *, last: bool = False) -> None:
         """Let go of the file; the `last` to write leaves one plain file, which can be read where nothing can be written."""
         if last and self.writing:
-            with contextlib.suppress(sqlite3.OperationalError):  # somebody reads it: then it stays as it is
+            with contextlib.suppress(sqlite3.DatabaseError):  # somebody reads it, or the disk is full: then it stays as it is
                 self.db.execute("PRAGMA journal_mode = DELETE")
         self.db.close()
 
@@ -117,6 +133,8 @@ class Ledger:
     def _said(self, error: sqlite3.DatabaseError) -> Exception:
         name = getattr(error, "sqlite_errorname", "") or ""
         if name.startswith(("SQLITE_FULL", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_PERM")):
+            if not self.writing:
+                return BrokenRun(self.path, f"cannot be read: {error}")
             return Unwritable(f"{self.path}: {error}; allowed: a folder with room that may be written to; what was finished is kept")
         if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
             return InUse(f"{self.path}: another process holds it; allowed: to wait until that has ended")
@@ -135,20 +153,45 @@ class Ledger:
                     self.db.execute("ROLLBACK")
                 raise
 
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """While it lasts, what is read is of one moment, whatever others write; `BrokenRun` where what is read makes no sense."""
+        with self.translated():
+            self.db.execute("BEGIN")
+            try:
+                yield
+            except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
+                if isinstance(error, AttribkitError):
+                    raise
+                raise BrokenRun(self.path, f"damaged: {type(error).__name__}: {error}") from None
+            finally:
+                if self.db.in_transaction:
+                    self.db.execute("ROLLBACK")
+
     def rows(self, question: str, *values: Any) -> list[tuple[Any, ...]]:
         """The rows that answer a question."""
         with self.translated():
             return self.db.execute(question, values).fetchall()
 
+    def sound(self) -> None:
+        """Raise `BrokenRun` unless the file is built as it should be; what is in it has check sums of its own."""
+        found = self.rows("PRAGMA quick_check(1)")
+        if found != [("ok",)]:
+            raise BrokenRun(self.path, f"damaged: {found[0][0] if found else 'nothing can be read'}")
+
     def get(self, name: str) -> Any:
         """What was put under a name; None if nothing was."""
-        found = self.rows("SELECT value FROM meta WHERE name = ?", name)
-        return self.json(found[0][0]) if found else None
+        found = self.rows("SELECT value, mark FROM meta WHERE name = ?", name)
+        if not found:
+            return None
+        if checksum(name, found[0][0]) != found[0][1]:
+            raise BrokenRun(self.path, f"damaged: what is kept under {name[:40]!r} does not match its check sum")
+        return self.json(found[0][0])
 
     def put(self, name: str, value: Any) -> None:
         """Keep a value that JSON takes."""
         with self.changing() as db:
-            db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, json.dumps(value)))
+            put(db, name, value)
 
     def json(self, text: object) -> Any:
         """A value that was written as JSON; `BrokenRun` where it is not that."""
@@ -156,3 +199,18 @@ class Ledger:
             return json.loads(text)  # type: ignore[arg-type]  # what is no text is an error like any other
         except (ValueError, TypeError, RecursionError) as error:
             raise BrokenRun(self.path, f"damaged: a value that is no JSON ({error})") from None
+
+
+def put(db: sqlite3.Connection, name: str, value: Any) -> None:
+    """Keep a value that JSON takes, in a transaction that has begun."""
+    text = json.dumps(value)
+    db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (name, text, checksum(name, text)))
+
+
+def checksum(*parts: object) -> int:
+    """A check sum of texts, numbers and bytes, which tells damage that SQLite does not see."""
+    found = 0
+    for part in parts:
+        raw = part if isinstance(part, bytes) else repr(part).encode("utf-8", "surrogatepass")
+        found = zlib.crc32(raw, zlib.crc32(b"%d:" % len(raw), found))
+    return found

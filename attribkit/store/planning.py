@@ -8,7 +8,9 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from .ledger import Ledger
+from .ledger import Ledger, checksum, put
+
+ASKED = "asked"  # under which the ledger keeps what changes with anything that is asked
 
 
 class Asker(NamedTuple):
@@ -37,34 +39,52 @@ class Plan:
     shards: Iterable[tuple[int, str, int]]
 
 
-def begin(ledger: Ledger) -> None:
-    """Forget what was asked before, but nothing of what is done; leases of whoever worked here before lapse."""
+def ask(ledger: Ledger, plans: Iterable[Plan], notes: Iterable[tuple[str, str, str]] = ()) -> None:
+    """Ask for this and for nothing else, and forget nothing of what is done; all of it or nothing, so that readers see no state between.
+
+    `notes` say what cannot be done at all, as (id, stage, reason).
+    """
     with ledger.changing() as db:
-        for forgotten in ("UPDATE problem SET asked = 0", "UPDATE shard SET asked = 0", "DELETE FROM ask", "DELETE FROM note"):
-            db.execute(forgotten)
+        _nothing(db)
+        for plan in plans:
+            _enter(db, plan)
+        _note(db, notes)
+        _settle(db, "asked = 1")
 
 
-def enter(ledger: Ledger, plan: Plan) -> int:
-    """Enter what is asked of a problem; its number."""
+def _nothing(db: sqlite3.Connection) -> None:
+    """Nothing is asked."""
+    for forgotten in ("UPDATE problem SET asked = 0", "UPDATE shard SET asked = 0, complete = 0", "DELETE FROM ask", "DELETE FROM note"):
+        db.execute(forgotten)
+
+
+def _enter(db: sqlite3.Connection, plan: Plan) -> None:
+    db.execute(
+        "INSERT INTO problem (label, model, asked) VALUES (?, ?, 1) ON CONFLICT (label, model) DO UPDATE SET asked = 1",
+        (plan.label, plan.model),
+    )
+    (problem,) = db.execute("SELECT id FROM problem WHERE label = ? AND model = ?", (plan.label, plan.model)).fetchone()
+    for place, (asker, asked) in enumerate(plan.pairs):
+        db.execute("INSERT OR IGNORE INTO ask VALUES (?, ?, ?, ?)", (problem, _method(db, asker), _metric(db, asked), place))
+    for number, content, images in plan.shards:
+        _shard(db, problem, number, content, images)
+
+
+def ask_shard(ledger: Ledger, label: str, model: str, shard: tuple[int, str, int]) -> int:
+    """Ask for one more shard of a problem, by its number, its content's digest and its size; its number among all."""
     with ledger.changing() as db:
-        db.execute(
-            "INSERT INTO problem (label, model, asked) VALUES (?, ?, 1) ON CONFLICT (label, model) DO UPDATE SET asked = 1",
-            (plan.label, plan.model),
-        )
-        (problem,) = db.execute("SELECT id FROM problem WHERE label = ? AND model = ?", (plan.label, plan.model)).fetchone()
-        for place, (asker, asked) in enumerate(plan.pairs):
-            db.execute("INSERT OR IGNORE INTO ask VALUES (?, ?, ?, ?)", (problem, _method(db, asker), _metric(db, asked), place))
-        for number, content, images in plan.shards:
-            enter_shard(db, problem, number, content, images)
-    return int(problem)
+        (problem,) = db.execute("SELECT id FROM problem WHERE label = ? AND model = ?", (label, model)).fetchone()
+        found = _shard(db, problem, *shard)
+        _settle(db, "id = ?", found)
+    return found
 
 
-def enter_shard(db: sqlite3.Connection, problem: int, number: int, content: str, images: int) -> int:
+def _shard(db: sqlite3.Connection, problem: int, number: int, content: str, images: int) -> int:
     """Enter a shard, or ask for the one with this content, if it is known; its number among all."""
     db.execute(
-        "INSERT INTO shard (problem, number, content, images, asked) VALUES (?, ?, ?, ?, 1) "
+        "INSERT INTO shard (problem, number, content, images, mark, asked) VALUES (?, ?, ?, ?, ?, 1) "
         "ON CONFLICT (problem, number, content) DO UPDATE SET asked = 1",
-        (problem, number, content, images),
+        (problem, number, content, images, checksum(problem, number, content, images)),
     )
     found = db.execute("SELECT id FROM shard WHERE problem = ? AND number = ? AND content = ?", (problem, number, content)).fetchone()
     return int(found[0])
@@ -72,14 +92,19 @@ def enter_shard(db: sqlite3.Connection, problem: int, number: int, content: str,
 
 def _method(db: sqlite3.Connection, asker: Asker) -> int:
     db.execute(
-        "INSERT INTO method (text, brief, control) VALUES (?, ?, ?) ON CONFLICT (text) DO UPDATE SET control = excluded.control",
+        "INSERT INTO method (text, brief, control) VALUES (?, ?, ?) "
+        "ON CONFLICT (text) DO UPDATE SET brief = excluded.brief, control = excluded.control",
         (asker.text, asker.brief, asker.control),
     )
     return int(db.execute("SELECT id FROM method WHERE text = ?", (asker.text,)).fetchone()[0])
 
 
 def _metric(db: sqlite3.Connection, asked: Asked) -> int:
-    db.execute("INSERT OR IGNORE INTO metric (text, brief, higher) VALUES (?, ?, ?)", tuple(asked))
+    db.execute(
+        "INSERT INTO metric (text, brief, higher) VALUES (?, ?, ?) "
+        "ON CONFLICT (text) DO UPDATE SET brief = excluded.brief, higher = excluded.higher",
+        tuple(asked),
+    )
     return int(db.execute("SELECT id FROM metric WHERE text = ?", (asked.text,)).fetchone()[0])
 
 
@@ -90,10 +115,29 @@ EXISTS (
 """
 
 
-def settle(ledger: Ledger) -> None:
-    """Once everything is entered: find out which shards have something left to be done."""
-    with ledger.changing() as db:
-        db.execute(f"UPDATE shard SET complete = NOT {OPEN} WHERE asked = 1")
+def _settle(db: sqlite3.Connection, which: str, *values: int) -> None:
+    """Once something is entered: find out which shards have something left to be done, and note what is asked."""
+    db.execute(f"UPDATE shard SET complete = NOT {OPEN} WHERE {which}", values)
+    put(db, ASKED, asked_in(db))
+
+
+def asked_in(db: sqlite3.Connection) -> list[int]:
+    """What changes with anything that is asked, and with what tables call it."""
+    asks = db.execute(
+        "SELECT place, label, model, method.text, method.brief, control, metric.text, metric.brief, higher "
+        "FROM ask JOIN problem ON problem.id = ask.problem JOIN method ON method.id = ask.method JOIN metric ON metric.id = ask.metric "
+        "ORDER BY ask.problem, ask.place"
+    )
+    count, marks = db.execute("SELECT count(*), coalesce(sum(mark), 0) FROM shard WHERE asked = 1").fetchone()
+    return [checksum(*asks), int(count), int(marks)]
+
+
+def resettle(db: sqlite3.Connection) -> None:
+    """After a ledger was mended: what was asked stays so if all of it is there, and else nothing is asked any more."""
+    kept = db.execute("SELECT value, mark FROM meta WHERE name = ?", (ASKED,)).fetchone()
+    if kept is None or (json.dumps(asked_in(db)), checksum(ASKED, kept[0])) != tuple(kept):
+        _nothing(db)
+    _settle(db, "asked = 1")
 
 
 def forget_work(ledger: Ledger, spoilt: Iterable[tuple[int, int]]) -> None:
@@ -102,12 +146,17 @@ def forget_work(ledger: Ledger, spoilt: Iterable[tuple[int, int]]) -> None:
         for shard, method in spoilt:
             for table in ("work", "score", "failure"):
                 db.execute(f"DELETE FROM {table} WHERE shard = ? AND method = ?", (shard, method))
+            _settle(db, "id = ?", shard)
 
 
-def note(ledger: Ledger, rows: Iterable[tuple[str, str, str]]) -> None:
-    """Note what cannot be done at all, as (id, stage, reason)."""
+def add_notes(ledger: Ledger, rows: Iterable[tuple[str, str, str]]) -> None:
+    """Note, later on, what cannot be done at all, as (id, stage, reason)."""
     with ledger.changing() as db:
-        db.executemany("INSERT OR IGNORE INTO note VALUES (?, ?, ?)", rows)
+        _note(db, rows)
+
+
+def _note(db: sqlite3.Connection, rows: Iterable[tuple[str, str, str]]) -> None:
+    db.executemany("INSERT OR IGNORE INTO note VALUES (?, ?, ?, ?)", [(*row, checksum(*row)) for row in rows])
 
 
 def begin_session(ledger: Ledger, facts: dict[str, object], now: float) -> int:
