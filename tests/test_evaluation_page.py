@@ -543,6 +543,6 @@ def test_a_reader_can_sort_read_off_and_look_up(tmp_path, browse):
 def test_no_width_needs_to_be_scrolled_sideways(tmp_path, browse, width):
     page = browse(write_evaluation(tmp_path / "page.html", everything("x" * 300, other="Method(setting=1)"), title="y" * 300))
     page.ask("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
-    page.until("document.querySelector('.gallery')?.dataset.drawn === '1' || (document.querySelector('.gallery').scrollIntoView(), false)")
+    page.until("document.querySelector('.gallery')?.dataset.drawn === '1' || (document.querySelector('.gallery')?.scrollIntoView(), false)")
     assert page.run("document.documentElement.scrollWidth") <= width
     assert page.complaints == []

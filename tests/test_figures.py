@@ -58,6 +58,12 @@ def test_the_diverging_table_has_the_same_strength_on_both_sides():
         np.testing.assert_allclose(table[code], expected, atol=9)
 
 
+@pytest.mark.parametrize(("name", "source"), [("inferno", "inferno"), ("cividis", "cividis"), ("grey", "gray")])
+def test_the_stored_tables_are_those_of_matplotlib(name, source):
+    expected = np.rint(matplotlib.colormaps[source](np.linspace(0, 1, 256))[:, :3] * 255)
+    assert (colours.colour_table(name) == expected).all()
+
+
 def test_a_value_at_the_end_of_the_scale_covers_nine_tenths():
     # inferno ends in (252, 255, 164): over black 0.9 of that, and over white 0.1 of 255 more.
     values = np.full((4, 4), 3.0, np.float32)

@@ -23,10 +23,11 @@ from markupsafe import Markup, escape
 
 from ..errors import BadInput
 from ..files import write_whole
+from ..registry import short
 
 # Control characters other than white space, the marks that reorder text, and halves of surrogate pairs (from undecodable file names).
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-_JOINTS = re.compile(r"([(,/_=])")
+_JOINTS = re.compile(r"([(,/_=])(?!\))")
 _PAPER = re.compile(r"arXiv:(\d{4}\.\d{4,5})|https?://[^\s<>&]*[^\s<>&.,;)]")  # in escaped text
 
 
@@ -89,7 +90,7 @@ def _templates() -> jinja2.Environment:
     loader = jinja2.PackageLoader(__package__ or "attribkit.report")
     strict = jinja2.StrictUndefined
     env = jinja2.Environment(loader=loader, autoescape=True, undefined=strict, finalize=written, trim_blocks=True, lstrip_blocks=True)
-    env.filters |= {"linked": linked, "breakable": breakable}
+    env.filters |= {"linked": linked, "breakable": breakable, "short": short}
     env.policies["json.dumps_function"] = json.dumps
     env.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     return env

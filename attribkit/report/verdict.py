@@ -21,7 +21,7 @@ from .scales import Numbers, written
 
 NAME = 60  # characters of a name in a sentence
 LEVEL = 0.05  # at which a difference is significant
-EXAMPLES = 3  # of which a sentence names so many at most
+EXAMPLES, CASES = 3, 2  # so many methods and so many questions are named in a sentence
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -124,8 +124,8 @@ def _shared(standing: Standing, boards: Sequence[Board]) -> list[str]:
     if len(sets) == 1:
         return [f"{_names(ties[0][1], len(ties[0][1]))} share first place {_by(boards)} {len(ties)} of them: they cannot be told apart."]
     several = not _metrics_alone(boards)
-    named = "; ".join(f"{_question(board, several=several)}: {_names(leaders, len(leaders))}" for board, leaders in ties[:EXAMPLES])
-    more = f"; and {len(ties) - EXAMPLES} more" if len(ties) > EXAMPLES else ""
+    named = "; ".join(f"{_question(board, several=several)}: {_names(leaders, len(leaders))}" for board, leaders in ties[:CASES])
+    more = f"; and {len(ties) - CASES} more" if len(ties) > CASES else ""
     return [f"{_by(boards).title()} {len(ties)} of them methods share first place and cannot be told apart ({named}{more})."]
 
 
@@ -143,9 +143,9 @@ def _against_controls(standing: Standing, boards: Sequence[Board]) -> tuple[list
     named = "; ".join(
         f"{_question(board, several=several)}: {_name(floor.method)} {written(floor.mean)}, "
         f"best method {_name((best := standing.ranked(board)[0]).method)} {written(best.mean)}"
-        for board, floor in level[:EXAMPLES]
+        for board, floor in level[:CASES]
     )
-    more = f"; and {len(level) - EXAMPLES} more" if len(level) > EXAMPLES else ""
+    more = f"; and {len(level) - CASES} more" if len(level) > CASES else ""
     whole = f"{_by(boards).title()} {len(level)} of {_questions(boards)} no" if len(boards) > 1 else "No"
     end = "A good score there says little about a method."
     return [], [f"{whole} method is significantly better than a control that knows nothing of the model ({named}{more}). {end}"]
