@@ -15,7 +15,7 @@ from ..scores import Failure, Key
 from ..store import leases, results
 from ..store import shards as files
 from ..store.leases import Leased
-from ..store.ledger import Ledger
+from ..store.ledger import Ledger, plain
 from ..store.results import Done, Known, Scored, Trouble
 from .units import Unit, Work, read
 
@@ -55,7 +55,7 @@ class Bench(NamedTuple):
 
     def names(self, leased: Leased) -> tuple[str, ...]:
         """The images of a shard, but for those that are left out."""
-        return tuple(name for name in self.problem(leased).names(leased.number) if name not in leased.without)
+        return tuple(name for name in self.problem(leased).names(leased.number) if not {name, plain(name)} & leased.without)
 
     def finish(self, leased: Leased, part: Shard, group_names: Mapping[str, Sequence[str]]) -> None:
         """Do all that is left of a shard that has been read, and give it back."""
@@ -87,8 +87,8 @@ class Bench(NamedTuple):
 
     def _probe(self, leased: Leased, problem: Sharded, names: Sequence[str]) -> None:
         """Do everything with each image alone, for nothing but to see which of them the process dies of: the ledger knows it then."""
-        order = [name for name in leased.suspects if name in names] + [name for name in names if name not in leased.suspects]
-        for name in order:
+        known = [name for name in leased.suspects if name in map(plain, names)]
+        for name in sorted(names, key=lambda name: known.index(plain(name)) if plain(name) in known else len(known)):
             leases.mark(self.ledger, leased, probing=name)
             part = read(problem, leased.number, [name])
             if part.batch is not None:

@@ -20,6 +20,7 @@ from ..model.adapter import VisionModel
 from ..problems.base import Problem
 from ..progress import Pace
 from ..scores import Failure, Key, Scores
+from ..store.ledger import plain
 from ..store.results import Trouble
 from ..store.shards import Precision, as_kept
 from .asking import is_control, lacking, oracles, said, suits
@@ -251,8 +252,8 @@ def named(problems: Sequence[Problem]) -> list[Key]:
     """What tables call problems and their models; a number tells problems of one name apart."""
     found: list[Key] = []
     for problem in problems:
-        model = getattr(getattr(problem, "model", None), "name", "")
-        names = (problem.label if number == 1 else f"{problem.label} ({number})" for number in itertools.count(1))
+        label, model = plain(problem.label), plain(getattr(getattr(problem, "model", None), "name", ""))
+        names = (label if number == 1 else f"{label} ({number})" for number in itertools.count(1))
         found.append(next(key for name in names if (key := Key(name, model, "", "")) not in found))
     return found
 

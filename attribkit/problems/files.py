@@ -20,6 +20,7 @@ from ..batch import Batch, Kind, Targets
 from ..errors import BadInput, BrokenFile, BrokenImage
 from ..images import read_image
 from ..scores import Failure
+from ..scoring.summaries import type_of
 from .manifest import Manifest, Region, Row
 from .rle import RunLengths
 from .shards import digested, starts
@@ -96,7 +97,8 @@ class Files:
         said = [[*self.manifest.rows[index][1:], self._targets[self.manifest.rows[index].label]] for index in rows]
         masks = [region for index in rows for region in self.manifest.rows[index].regions if isinstance(region, str)]
         contents = [_content(self.manifest.folder / name) for name in (*self.named(rows), *masks)]
-        return digested(self.kind, self.manifest.regions, self.manifest.groups, said, contents)
+        types = [type_of(labels).__name__ for labels in self.group_names.values()]  # one label that is a word makes words of all
+        return digested(self.kind, self.manifest.regions, self.manifest.groups, types, said, contents)
 
     def _readable(self, rows: Sequence[int]) -> tuple[tuple[int, ...], Batch | None, tuple[Failure, ...]]:
         read, broken = {}, []

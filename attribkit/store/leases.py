@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from .ledger import Ledger
+from .ledger import Ledger, plain
 from .planning import OPEN
 
 DEATHS = 2  # times that an image, alone, ends the process which works on it, before it is left out
@@ -94,7 +94,7 @@ def mark(ledger: Ledger, leased: Leased, *, doing: str | None = None, probing: s
     with ledger.changing() as db:
         db.execute(
             "UPDATE shard SET since = ?, doing = ?, probing = ? WHERE id = ? AND lease = ?",
-            (time.time(), doing, probing, leased.id, leased.worker),
+            (time.time(), doing, None if probing is None else plain(probing), leased.id, leased.worker),
         )
 
 
@@ -119,7 +119,7 @@ def lost(ledger: Ledger, worker: str, reason: str | None) -> None:
         if reason is not None:
             db.execute(
                 f"INSERT INTO suspect SELECT id, probing, 1, ? FROM shard WHERE lease = ? AND probing IS NOT NULL {_AGAIN}",
-                (reason, worker),
+                (plain(reason), worker),
             )
         else:
             db.execute("UPDATE shard SET tries = tries - 1 WHERE lease = ?", (worker,))
@@ -129,7 +129,7 @@ def lost(ledger: Ledger, worker: str, reason: str | None) -> None:
 def blame(ledger: Ledger, leased: Leased, images: Iterable[str], reason: str) -> None:
     """Note that a process ended, for `reason`, while it was at work on each of these images alone."""
     with ledger.changing() as db:
-        db.executemany(_BLAME, [(leased.id, image, reason) for image in images])
+        db.executemany(_BLAME, [(leased.id, plain(image), plain(reason)) for image in images])
 
 
 def holders(ledger: Ledger) -> list[tuple[str, float, str]]:

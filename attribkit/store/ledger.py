@@ -207,6 +207,11 @@ def put(db: sqlite3.Connection, name: str, value: Any) -> None:
     db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (name, text, checksum(name, text)))
 
 
+def plain(text: str) -> str:
+    """A text as the ledger takes it: what is no character, as in a file's name that is no UTF-8, is written out."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def checksum(*parts: object) -> int:
     """A check sum of texts, numbers and bytes, which tells damage that SQLite does not see."""
     found = 0

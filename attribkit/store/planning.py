@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from .ledger import Ledger, checksum, put
+from .ledger import Ledger, checksum, plain, put
 
 ASKED = "asked"  # under which the ledger keeps what changes with anything that is asked
 
@@ -156,7 +156,9 @@ def add_notes(ledger: Ledger, rows: Iterable[tuple[str, str, str]]) -> None:
 
 
 def _note(db: sqlite3.Connection, rows: Iterable[tuple[str, str, str]]) -> None:
-    db.executemany("INSERT OR IGNORE INTO note VALUES (?, ?, ?, ?)", [(*row, checksum(*row)) for row in rows])
+    for id_, stage, reason in rows:
+        row = plain(id_), plain(stage), plain(reason)
+        db.execute("INSERT OR IGNORE INTO note VALUES (?, ?, ?, ?)", (*row, checksum(*row)))
 
 
 def begin_session(ledger: Ledger, facts: dict[str, object], now: float) -> int:

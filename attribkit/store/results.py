@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BrokenRun
-from .ledger import Ledger, checksum
+from .ledger import Ledger, checksum, plain
 from .planning import ASKED, asked_in
 
 Floats = NDArray[np.float32]
@@ -98,9 +98,8 @@ def _fail(db: sqlite3.Connection, shard: int, own: tuple[Any, ...], troubles: Se
     for trouble in troubles:
         found = db.execute("SELECT id FROM method WHERE text = ?", (trouble.method,)).fetchone()
         text, method = (trouble.method, found[0]) if found else ("", 0)
-        for image in trouble.images or ("",):
-            mark = checksum(*own, image, text, trouble.stage, trouble.reason)
-            row = (problem, shard, image, method, trouble.stage, trouble.reason, mark)
+        for image, stage, reason in ((plain(image), plain(trouble.stage), plain(trouble.reason)) for image in trouble.images or ("",)):
+            row = (problem, shard, image, method, stage, reason, checksum(*own, image, text, stage, reason))
             db.execute("INSERT OR REPLACE INTO failure VALUES (?, ?, ?, ?, ?, ?, ?)", row)
 
 
