@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -16,6 +17,7 @@ from ..files import write_durable
 from ..maps import doubled, halved
 
 FORMAT = "attribkit/maps/1"
+LONGEST = 6 * 4096  # bytes of an image's name as JSON: what claims to be longer is not read
 Precision = Literal["float16", "float32", "none"]
 
 
@@ -56,12 +58,13 @@ def encoded(parts: Sequence[Attribution], maps: Precision) -> bytes:
     from safetensors.torch import save
 
     whole = torch.cat([part.maps for part in parts]).detach().cpu().contiguous()
-    tensors = {"maps": whole, "targets": torch.cat([part.targets.index for part in parts]).cpu()}
+    tensors = {"maps": whole, "targets": torch.cat([part.targets.index for part in parts]).cpu().int()}
     if maps == "float16":
         tensors["maps"], tensors["units"] = halved(whole)
+    names = zlib.compress(json.dumps([name for part in parts for name in part.ids]).encode(), 9)  # else a third of a file of small maps
+    tensors["ids"] = torch.tensor(list(names), dtype=torch.uint8)
     first = parts[0]
-    about: dict[str, Any] = {"ids": [name for part in parts for name in part.ids], "kind": first.targets.kind}
-    about |= {"method": first.method, "model": first.model, "size": first.size}
+    about = {"kind": first.targets.kind, "method": first.method, "model": first.model, "size": first.size}
     return save(tensors, {"format": FORMAT, "about": json.dumps(about)})
 
 
@@ -87,9 +90,10 @@ def read(path: Path, expected: str | None = None) -> Attribution:
     try:
         tensors, about = safetensors.torch.load(content), _about(content)
         maps = doubled(tensors["maps"], tensors["units"]) if "units" in tensors else tensors["maps"]
-        targets, size = Targets(tensors["targets"], about["kind"]), (about["size"][0], about["size"][1])
-        return Attribution(maps, targets, about["ids"], about["method"], size, model=about["model"])
-    except (safetensors.SafetensorError, KeyError, TypeError, IndexError, ValueError, RuntimeError, RecursionError) as error:
+        targets, size = Targets(tensors["targets"].long(), about["kind"]), (about["size"][0], about["size"][1])
+        names = zlib.decompressobj().decompress(bytes(tensors["ids"].tolist()), LONGEST * len(maps) + 2)
+        return Attribution(maps, targets, json.loads(names), about["method"], size, model=about["model"])
+    except (safetensors.SafetensorError, zlib.error, KeyError, TypeError, IndexError, ValueError, RuntimeError, RecursionError) as error:
         raise BrokenRun(path, f"no maps of a run: {error}") from None
 
 
