@@ -14,7 +14,7 @@ from attribkit.segments import Segmenter, Squares
 from attribkit.testing import Check
 
 # The number of samples, steps and the like need not be large to test what is common to all; pixels are few in small images.
-FEW = {"steps": 6, "samples": 8, "tolerance": 2}
+FEW = {"steps": 4, "samples": 8, "tolerance": 2}
 
 
 def small(made: Any) -> Any:
