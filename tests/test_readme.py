@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import sys
+import types
 from pathlib import Path
 
 import pytest
 
 from attribkit import METHODS, METRICS, PROBLEMS, REMOVALS, cli
+from attribkit.configuration import read_configuration
 from attribkit.methods import Method, method
 from attribkit.model.planted import PLANTED
 
@@ -20,12 +23,17 @@ def blocks(language: str) -> list[str]:
 
 def test_python_examples_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    explained, removed, evaluated = ({} for _ in range(3))
-    for block, names in zip(blocks("python"), (explained, removed, evaluated), strict=True):
+    module = types.ModuleType("of_the_readme")  # a class is pickled by the module that it is in
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    explained, removed, evaluated, kept, own = {}, {}, {}, {}, vars(module)
+    for block, names in zip(blocks("python"), (explained, removed, evaluated, kept, own), strict=True):
         exec(compile(block, "README.md", "exec"), names)
     assert explained["maps"].maps.shape[0] == 8 and (tmp_path / "maps.safetensors").is_file()
     assert explained["ig"].extras["relative_delta"].shape == (8,)
     assert len(evaluated["scores"].failures) == 0 and (tmp_path / "scores.csv").read_text().count("\n") == len(evaluated["scores"]) + 1
+    assert len(kept["scores"]) == 24 * 6 and kept["maps"].maps.shape[0] == 24
+    assert len(own["passed"]) >= 90 and "another_seed_has_another_map" in own["passed"].skipped
+    del METHODS._classes[own["LargestGradient"].name]
     assert removed["logits"].shape == (8, 2) and removed["seen"].shape == removed["batch"].images.shape
 
 
@@ -41,6 +49,13 @@ def test_every_method_metric_problem_removal_and_planted_model_is_listed():
     own = [name for name, cls in classes.items() if cls.__module__.startswith("attribkit.")]
     assert len(own) > 60 and all(f"`{name}`" in README for name in own)
     assert all(f"`{name}`" in README for name in PLANTED)
+
+
+def test_the_configuration_is_one(tmp_path):
+    (block,) = blocks("toml")
+    (tmp_path / "run.toml").write_text(block, encoding="utf-8")
+    asked, run = read_configuration(tmp_path / "run.toml")
+    assert repr(asked.methods[1]).startswith("IntegratedGradients(steps=20") and run.workers == 2
 
 
 @pytest.mark.parametrize(

@@ -57,11 +57,29 @@ def test_the_core_needs_no_rival_and_no_drawing(statement: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["-h"], ["--version"], ["explain", "--help"], ["demo", "--help"], ["list", "--help"], []]
+    "arguments",
+    [
+        ["--help"],
+        ["-h"],
+        ["--version"],
+        ["explain", "--help"],
+        ["evaluate", "--help"],
+        ["show", "--help"],
+        ["demo", "--help"],
+        ["list", "--help"],
+        [],
+    ],
 )
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     run = f"from attribkit.cli import main\ntry: main({arguments!r})\nexcept SystemExit: pass"
     assert modules_after(run, *HEAVY, "torch", "numpy", "tqdm") == []
+
+
+def test_showing_a_run_needs_no_torch(tmp_path: Path) -> None:
+    """Its table is there sooner than torch is imported."""
+    statement = "from attribkit.store import Store; Ledger = __import__('attribkit.store.ledger', fromlist=['Ledger']).Ledger; "
+    statement += f"from pathlib import Path; Ledger(Path({str(tmp_path)!r}), writing=True).close(); Store({str(tmp_path)!r}).table()"
+    assert modules_after(statement, *HEAVY, "torch") == []
 
 
 def test_shell_completion_imports_nothing_heavy() -> None:
@@ -181,7 +199,7 @@ SIGNATURES = {
     "segments.Labels": "labels",
     "segments.SLIC": "segments=, compactness=",
     "segments.Squares": "side=",
-    "evaluate": "problem, methods, metrics, *, controls=, progress=, watch=",
+    "evaluate": "problem, methods, metrics, *, store=, controls=, progress=, watch=",
     "Scores.add": "self, key, batch, values, *, chances=, higher_is_better=, control=",
     "Scores.table": "self, *, problem=, metric=, by=",
     "Scores.compare": "self, a, b, *, metric=, problem=",
@@ -223,6 +241,13 @@ SIGNATURES = {
     "problems.Disconnected": "model, source, n=, count=, seed=, part=, *, confidence=, batch_size=",
     "problems.Grid": "model, source, n=, count=, seed=, *, confidence=, batch_size=, fit=",
     "problems.Labelled": "model, source, *, batch_size=, kind=, limit=",
+    "Store": "path",
+    "Store.scores": "self",
+    "Store.failures": "self",
+    "Store.table": "self",
+    "Store.curves": "self",
+    "Store.maps": "self, method, *, problem=",
+    "Store.state": "self",
     "metrics.area_under": "curve",
     "metrics.attention_iou": "a, b",
     "metrics.attention_iou_pairs": "maps",
@@ -320,6 +345,7 @@ def test_the_tree_of_errors_is_the_one_drawn() -> None:
         "BrokenFile",
         "BrokenImage",
         "BrokenWeights",
+        "BrokenRun",
     ]
 
 

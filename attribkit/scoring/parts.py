@@ -199,7 +199,9 @@ def _labels(array: NDArray[Any]) -> NDArray[np.object_]:
 
 def _on_host(tensors: Sequence[Tensor]) -> list[NDArray[Any]]:
     """Flat tensors as arrays, with one transfer for each device and type."""
-    from torch import cat as together  # where there are tensors; scores that are read from a file need none
+    if not tensors:
+        return []
+    from torch import cat as together  # scores that are read from a file need none
 
     kinds: dict[tuple[torch.device, torch.dtype], list[int]] = {}
     for place, tensor in enumerate(tensors):
