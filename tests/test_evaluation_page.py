@@ -20,6 +20,7 @@ from attribkit.report.aggregated import aggregate
 from attribkit.report.bibliography import used
 from attribkit.report.evaluation import chosen, evaluation_sections, write_evaluation
 from attribkit.report.evidence import Curves, Evidence, Example, Exhibit, Panels
+from attribkit.report.gallery import Item, Plan, gallery
 from attribkit.report.page import About
 from attribkit.report.verdict import Standing, verdict
 from attribkit.scores import Key
@@ -177,9 +178,9 @@ def test_controls_decide_nothing_and_one_method_spreads_its_images():
 
 def test_metrics_count_alike_whatever_their_scale_and_what_is_undefined_comes_last():
     scores = Scores()
-    for metric, scale, apart in (("Small()", 1.0, 3), ("Large()", 1e6, 8)):
+    for metric, scale, apart in (("Small()", 1.0, {3: 1.0}), ("Large()", 1e6, {8: 1.0, 9: 0.5})):
         gap = np.zeros(12)
-        gap[apart] = scale
+        gap[list(apart)] = [scale * share for share in apart.values()]
         add(scores, "A()", np.where(np.arange(12) == 11, np.nan, np.arange(12) * scale), metric=metric)
         add(scores, "B()", np.where(np.arange(12) == 11, np.nan, np.arange(12) * scale + gap), metric=metric)
     assert chosen(scores, "photos", "net", 4) == [names(12)[row] for row in (0, 3, 8, 10)]  # 11 has no score; ends: 1 of 4, the last one
@@ -244,6 +245,13 @@ def test_dots_lie_where_the_numbers_are(tmp_path):
     assert [each["x1"] for each in page.drawn[0][1] if each.get("class") == "chance"] == ["50.00%"]
     assert "a map that says nothing: 0.500" in write(tmp_path, scores).read_text("utf-8")
 
+    scores = add(scores, "C()", [0.0, 1.0] * 10)
+    (row,) = [each for each in scores.table() if each.method == "C()"]
+    drawn = Tables(write(tmp_path, scores)).drawn[0][2]  # between A() and B()
+    at = {value: f"{100 * (value + 0.04) / 1.08:.2f}%" for value in (row.low, row.mean, row.high)}
+    assert [each["cx"] for each in drawn if "cx" in each] == [at[0.5]] == ["50.00%"]
+    assert [(each["x1"], each["x2"]) for each in drawn if each.get("class") == "interval"] == [(at[row.low], at[row.high])]
+
 
 def test_undefined_scores_are_counted(tmp_path):
     values = [*spread(0.5)[:-2], math.nan, math.nan]
@@ -271,6 +279,11 @@ def test_groups_have_a_table(tmp_path):
     assert "By <bdi>side</bdi>" in text
     found = next(table for table in Tables(tmp_path / "page.html").found if table[0] == ["Method", "left", "right"])
     assert found[1] == ["A()", "0.200 [0.200, 0.200]", "0.800 [0.800, 0.800]"]
+
+
+def test_a_group_of_many_labels_has_no_table(tmp_path):
+    text = write(tmp_path, add(Scores(), "A()", torch.rand(25), groups={"each": torch.arange(25)})).read_text("utf-8")
+    assert "<bdi>each</bdi>: 25 labels are too many for a table." in text and "By <bdi>each</bdi>" not in text
 
 
 def test_boxes_are_quartiles_with_whiskers_and_what_lies_beyond(tmp_path):
@@ -305,15 +318,17 @@ def test_curves_are_means_with_their_interval(tmp_path):
 
 def test_agg_att_has_a_picture_a_bin_and_says_of_how_many(tmp_path):
     maps = torch.zeros(50, 8, 8)
-    maps[:, :4, :4] = 1.0
-    found = aggregate(maps, torch.linspace(1, 0, 50), cell=0, n=2, size=(8, 8))
+    maps[:, :4, 4:] = 1.0
+    found = aggregate(maps, torch.linspace(1, 0, 50), cell=1, n=2, size=(8, 8))
     path = write(tmp_path, panels=[Panels("grid", "net", {"A()": found})])
     table = next(table for table in Tables(path).found if len(table[0]) == 8)
     assert table[0] == ["Method", "0–2 %", "2–5 %", "5–50 %", "50–95 %", "95–98 %", "98–100 %", "Scale"]
     assert table[1] == ["A()", "1 grid", "2 grids", "22 grids", "23 grids", "1 grid", "1 grid", "1.000 0"]
     pictures = [each for each in Parsed(path).all("img") if each["alt"] == "mean map"]
     assert len(pictures) == 6
-    assert decoded(pictures[0]["src"]).tolist() == [[255] * 4 + [0] * 4] * 4 + [[0] * 8] * 4  # codes of a palette
+    assert decoded(pictures[0]["src"]).tolist() == [[0] * 4 + [255] * 4] * 4 + [[0] * 8] * 4  # codes of a palette
+    cell = next(each for each in Parsed(path).all("rect") if each.get("class") is None)
+    assert [cell[side] for side in ("x", "y", "width", "height")] == ["50.00%", "0.00%", "50.00%", "50.00%"]
 
 
 def test_what_was_run_has_numbered_papers_each_once():
@@ -472,6 +487,16 @@ def test_200_photographs_with_five_methods_fit_into_six_megabytes(tmp_path, shar
     maps = Parsed(path).data["gallery-data"]["items"][0]["maps"]
     assert [decoded(map_["src"]).shape for map_ in maps[:3]] == [(7, 7)] * 3
     assert decoded(maps[3]["src"]).shape[0] >= 56
+
+
+def test_photographs_shrink_until_they_take_three_fifths_of_what_a_gallery_may(tmp_path):
+    generator = np.random.default_rng(0)
+    items = [Item(generator.integers(0, 256, (320, 240, 3), np.uint8), str(at), "", {"m": torch.eye(2)}) for at in range(4)]
+    cards = gallery(items, plan=Plan(budget=100_000)).content["cards"]
+    assert 40_000 < sum(len(card["image"]) for card in cards) <= 60_000  # a step is 7/8 of a side, 3/4 of the pixels
+    for card in cards:
+        assert decoded(card["image"]).shape[:2] == (card["height"], card["width"])
+        assert card["width"] == pytest.approx(0.75 * card["height"], abs=1)
 
 
 # In a browser ----------------------------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..errors import BadInput
 from ..scores import Key, Scores
+from ..scoring.summaries import Label
 from .scales import Numbers
 
 COUNT = 200  # images; more make a page that a browser is slow to open
@@ -20,20 +21,25 @@ RULE = (
 
 
 class ByImage(NamedTuple):
-    """The score of each image under each key, and whether more is better by each metric."""
+    """The score of each image under each key, whether more is better by each metric, and the labels of each group."""
 
     scores: dict[Key, dict[str, float]]
     higher: dict[str, bool]
+    labels: dict[str, set[Label]]
 
     @classmethod
     def of(cls, scores: Scores) -> ByImage:
         """Read every score once."""
         found: dict[Key, dict[str, float]] = {}
         higher: dict[str, bool] = {}
+        labels: dict[str, set[Label]] = {name: set() for name in scores.groups}
         for row in scores.rows():
             found.setdefault(Key(row["problem"], row["model"], row["method"], row["metric"]), {})[row["id"]] = row["score"]
             higher[row["metric"]] = row["higher_is_better"]
-        return cls(found, higher)
+            for name, known in labels.items():
+                if row[name] is not None:
+                    known.add(row[name])
+        return cls(found, higher, labels)
 
 
 def chosen(scores: Scores, problem: str, model: str, count: int = COUNT) -> list[str]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..scores import Scores
+from ..scoring.summaries import Summary
 from .aggregation import panels_content
 from .bibliography import used
 from .boards import Board
@@ -22,7 +26,7 @@ from .verdict import Standing, verdict
 TITLE = "Evaluation of attribution methods"
 GALLERIES = 5_200_000  # bytes of all galleries of a page, of which each has at least `LEAST`
 LEAST = 2_400_000
-LABELS = 12  # of a group, in a table
+LABELS = 24  # of a group that a table has columns for
 Subject = tuple[str, str]  # problem and model
 
 
@@ -40,7 +44,7 @@ def evaluation_sections(evidence: Evidence) -> list[Section]:
     return [
         Section("verdict", "verdict.html", {"said": said, "warnings": found.warnings}, style="evaluation.css"),
         *_leaderboards(standing),
-        *_groups(evidence),
+        *_groups(standing),
         *_spreads(standing),
         *_curves(evidence),
         *_panels(evidence),
@@ -85,35 +89,38 @@ def _by_subject(boards: Sequence[Board]) -> dict[Subject, list[Board]]:
     return found
 
 
-def _groups(evidence: Evidence) -> list[Section]:
+def _groups(standing: Standing) -> list[Section]:
     """For each group and problem, a row for each method and metric, a column for each label."""
-    tables = []
-    for by in evidence.scores.groups:
-        rows = evidence.scores.table(by=by)
-        for problem, model in dict.fromkeys((row.problem, row.model) for row in rows):
-            mine = [row for row in rows if (row.problem, row.model) == (problem, model)]
-            labels = list(dict.fromkeys(row.group for row in mine))
-            found = {(row.metric, row.method, row.group): row for row in mine}
-            metrics = list(dict.fromkeys(row.metric for row in mine))
-            body = [
-                {
-                    "metric": metric,
-                    "method": method,
-                    "control": method in evidence.scores.controls,
-                    "cells": [_group_cell(found.get((metric, method, label))) for label in labels[:LABELS]],
-                }
-                for metric in metrics
-                for method in dict.fromkeys(row.method for row in mine if row.metric == metric)
-            ]
-            shown = {"metrics": metrics, "labels": labels[:LABELS], "more": len(labels) - LABELS, "rows": body}
-            tables.append({"by": by, "problem": problem, "model": model, **shown})
-    return [Section("groups", "groups.html", {"tables": tables}, "tables.js", heading="Groups")] if tables else []
+    sizes = {by: len(labels) for by, labels in standing.read.labels.items()}
+    tables = [table for by, size in sizes.items() if 0 < size <= LABELS for table in _group_tables(standing.scores, by)]
+    content = {"tables": tables, "large": [(by, size) for by, size in sizes.items() if size > LABELS]}
+    return [Section("groups", "groups.html", content, "tables.js", heading="Groups")] if any(sizes.values()) else []
 
 
-def _group_cell(row: Any) -> dict[str, Any] | None:
+def _group_tables(scores: Scores, by: str) -> Iterator[dict[str, Any]]:
+    rows = scores.table(by=by)
+    for problem, model in dict.fromkeys((row.problem, row.model) for row in rows):
+        mine = [row for row in rows if (row.problem, row.model) == (problem, model)]
+        labels = list(dict.fromkeys(row.group for row in mine))
+        metrics = list(dict.fromkeys(row.metric for row in mine))
+        found = {(row.metric, row.method, row.group): row for row in mine}
+        body = [
+            {
+                "metric": metric,
+                "method": method,
+                "control": method in scores.controls,
+                "cells": [_group_cell(found.get((metric, method, label))) for label in labels],
+            }
+            for metric in metrics
+            for method in dict.fromkeys(row.method for row in mine if row.metric == metric)
+        ]
+        yield {"by": by, "problem": problem, "model": model, "metrics": metrics, "labels": labels, "rows": body}
+
+
+def _group_cell(row: Summary | None) -> dict[str, Any] | None:
     if row is None:
         return None
-    interval = f"[{written(row.low)}, {written(row.high)}]" if row.low == row.low else ""
+    interval = f"[{written(row.low)}, {written(row.high)}]" if math.isfinite(row.low) else ""
     return {"text": written(row.mean), "interval": interval, "value": row.mean if row.count else None, "count": row.count}
 
 
@@ -163,7 +170,7 @@ def _galleries(evidence: Evidence, higher: Mapping[str, bool]) -> list[Section]:
         section = gallery(_items(exhibit), name=name, heading=heading, plan=plan)
         shown = len(section.content["cards"])
         note = f"{shown:,} of {exhibit.total:,} images: {RULE}." if 0 < shown < exhibit.total else ""
-        sections.append(Section(**{**vars(section), "content": {**section.content, "note": note}}))
+        sections.append(dataclasses.replace(section, content={**section.content, "note": note}))
     return sections
 
 
