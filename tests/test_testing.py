@@ -1009,3 +1009,24 @@ def test_networks_are_the_same_each_time_and_take_nothing_from_the_caller():
     other = made(GapCNN, seed=1)
     assert not torch.equal(first.head.weight, other.head.weight)
     assert adapted(first).logits(torch.zeros(1, 3, 24, 40)).shape == (1, 5)
+
+
+# They are in the tables while these tests run, and not while others do --------------------------------------------------------------
+
+OWN = [cls for cls in vars().copy().values() if isinstance(cls, type) and cls.__module__ == __name__ and "name" in vars(cls)]
+for each in OWN:
+    del each.table._classes[each.name]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _in_their_tables():
+    for each in OWN:
+        each.table.add(each.name, each)
+    yield
+    for each in OWN:
+        del each.table._classes[each.name]
+
+
+def test_all_classes_here_are_in_a_table_for_now():
+    assert len(OWN) >= len(METHODS) + len(METRICS) + len(REMOVALS) + 5
+    assert all(each.table[each.name] is each for each in OWN)
