@@ -65,7 +65,8 @@ class Work:
             file = digest = None
             if self.run.maps != "none" and made and not is_control(by):
                 content = files.encoded(made, self.run.maps)
-                file, digest = files.name_of(unit.content, each.method), files.digest(content)
+                digest = files.digest(content)
+                file = files.name_of(unit.content, each.method, digest)
                 keep(file, content)
             troubles = tuple(trouble._replace(method=each.method) for trouble in self.run.troubles)
             yield Done(each.method, known, scores, troubles, time.perf_counter() - began, file, digest)

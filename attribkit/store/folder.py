@@ -85,8 +85,9 @@ class Store:
         scores = Scores()
         piles: dict[tuple[Key, bool], list[results.Block]] = {}
         for block in results.blocks(self.ledger):
-            piles.setdefault((Key(block.problem, block.model, block.method, block.metric), block.higher), []).append(block)
-            scores.controls |= {block.method} if block.control else set()
+            if len(block.places):
+                piles.setdefault((Key(block.problem, block.model, block.method, block.metric), block.higher), []).append(block)
+                scores.controls |= {block.method} if block.control else set()
         for (key, higher), blocks in piles.items():
             columns = [_column(block) for block in blocks]
             ids = [block.known.names[place] for block in blocks for place in block.places]
@@ -142,9 +143,9 @@ class Store:
                 "WHERE shard.asked = 1 AND work.file IS NOT NULL AND method.brief = ? ORDER BY shard.problem, shard.number",
                 method,
             )
-            if any(shards.name_of(content, text) != file for _, file, _, _, content, text in rows):
+            if any(shards.name_of(content, text, digest) != file for _, file, digest, _, content, text in rows):
                 raise BrokenRun(self.path, f"damaged: a file of maps is not named by what {method} makes of its shard")
-            return [(int(number), file, str(digest)) for number, file, digest, label, *_ in rows if problem in (None, label)]
+            return [(int(number), file, digest) for number, file, digest, label, *_ in rows if problem in (None, label)]
 
     def state(self) -> State:
         """How far it is."""

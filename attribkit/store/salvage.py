@@ -114,8 +114,9 @@ def _unsound(db: sqlite3.Connection) -> dict[str, tuple[tuple[str, ...], list[tu
     for shard, method, metric, *blobs, mark in db.execute("SELECT * FROM score"):
         if checksum(*shards.get(shard, ()), methods.get(method), metrics.get(metric), *blobs) != mark:
             wrong["score"][1].append((shard, method, metric))
-    for shard, method, file in db.execute("SELECT shard, method, file FROM work"):
-        if shard not in shards or method not in methods or file not in (None, name_of(shards[shard][-1], methods[method])):
+    for shard, method, file, digest in db.execute("SELECT shard, method, file, digest FROM work"):
+        known = shard in shards and method in methods
+        if not known or file is not None and file != name_of(shards[shard][-1], methods[method], str(digest)):
             wrong["work"][1].append((shard, method))
     return wrong
 

@@ -33,9 +33,12 @@ def as_kept(attribution: Attribution, maps: Precision) -> Attribution:
     return dataclasses.replace(attribution, maps=doubled(*halved(attribution.maps))) if maps == "float16" else attribution
 
 
-def name_of(content: str, method: str) -> str:
-    """The name of the file that has the maps of a shard with this content by a method."""
-    return f"{hashlib.sha256(f'{content} {method}'.encode()).hexdigest()[:40]}.safetensors"
+def name_of(content: str, method: str, digest: str) -> str:
+    """The name of the file that has the maps of a shard with this content by a method, and itself has this digest.
+
+    So one that is made again, a bit otherwise, as on an accelerator, takes no other's place.
+    """
+    return f"{hashlib.sha256(f'{content} {method}'.encode()).hexdigest()[:24]}-{digest[:16]}.safetensors"
 
 
 def digest(content: bytes) -> str:
@@ -64,8 +67,8 @@ def encoded(parts: Sequence[Attribution], maps: Precision) -> bytes:
     names = zlib.compress(json.dumps([name for part in parts for name in part.ids]).encode(), 9)  # else a third of a file of small maps
     tensors["ids"] = torch.tensor(list(names), dtype=torch.uint8)
     first = parts[0]
-    about = {"kind": first.targets.kind, "method": first.method, "model": first.model, "size": first.size}
-    return save(tensors, {"format": FORMAT, "about": json.dumps(about)})
+    about = {"format": FORMAT, "kind": first.targets.kind, "method": first.method, "model": first.model, "size": first.size}
+    return save(tensors, {"about": json.dumps(about)})  # one entry: several would be in an order of chance
 
 
 def digest_of(path: Path) -> str | None:
@@ -100,7 +103,7 @@ def read(path: Path, expected: str | None = None) -> Attribution:
 def _about(content: bytes) -> dict[str, Any]:
     """What the header says beside where the tensors are."""
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
-    if header["format"] != FORMAT:
-        raise ValueError(f"got format {header['format']!r}, allowed: {FORMAT!r}")
     about: dict[str, Any] = json.loads(header["about"])
+    if about["format"] != FORMAT:
+        raise ValueError(f"got format {about['format']!r}, allowed: {FORMAT!r}")
     return about
