@@ -570,6 +570,40 @@ class HasAnotherSeed(Broken):
         return images.sum(1)
 
 
+@dataclasses.dataclass(frozen=True)
+class FlattensByView(Broken):
+    """Takes it that images lie in one piece, channels first."""
+
+    name = "flattens_by_view"
+    caught_by = ("images_may_lie_in_memory_anyhow[channels last]", "images_may_lie_in_memory_anyhow[a window]")
+
+    def _maps(self, model, images, targets):
+        return super()._maps(model, images, targets) * images.view(len(images), -1).amax(1)[:, None, None]
+
+
+@dataclasses.dataclass(frozen=True)
+class WantsARival(Broken):
+    """Explains a class against the next one, which a model with one logit has not."""
+
+    name = "wants_a_rival"
+    caught_by = ("a_model_may_have_one_logit", "every_kind_of_target_has_a_map[probabilityxone logit]")
+
+    def _maps(self, model, images, targets):
+        rival = ak.Targets(targets.index + torch.where(targets.index > 0, -1, 1), targets.kind)
+        return super()._maps(model, images, targets) - super()._maps(model, images, rival)
+
+
+@dataclasses.dataclass(frozen=True)
+class StaysAtHome(Broken):
+    """Cannot be sent to another process, nor copied."""
+
+    name = "stays_at_home"
+    caught_by = ("it_pickles", "it_copies")
+
+    def __reduce__(self):
+        raise TypeError("I stay")
+
+
 METHODS = [cls for cls in vars().copy().values() if isinstance(cls, type) and issubclass(cls, Broken) and cls is not Broken]
 
 
@@ -593,7 +627,7 @@ def test_a_broken_method_is_caught_by_the_check_that_should(cls):
 
 
 def test_there_are_as_many_broken_ones_as_ways_to_break():
-    assert len(METHODS) >= 30 and len(METRICS) >= 8 and len(REMOVALS) >= 8
+    assert len(METHODS) >= 35 and len(METRICS) >= 14 and len(REMOVALS) >= 11
 
 
 # Broken metrics ---------------------------------------------------------------------------------------------------------------------
@@ -735,6 +769,44 @@ class SaysNothing(BrokenMetric):
         return torch.full((len(batch),), torch.nan)
 
 
+@dataclasses.dataclass(frozen=True)
+class WantsMapsOfTheImagesSize(BrokenMetric):
+    """Takes it that a map has the region's size."""
+
+    name = "wants_maps_of_the_images_size"
+    caught_by = ("maps_may_have_any_resolution[coarse]", "one_score_for_each_image[vit]")
+
+    def _scores(self, model, batch, attribution):
+        return (attribution.maps * region_of(batch, None)).sum((1, 2))
+
+
+@dataclasses.dataclass(frozen=True)
+class WantsFloatMasks(BrokenMetric):
+    """Subtracts a mask, which PyTorch does not do with booleans."""
+
+    name = "wants_float_masks"
+    caught_by = ("regions_may_be_of_any_type[bool]",)
+
+    region: str | None = None
+
+    def _scores(self, model, batch, attribution):
+        return super()._scores(model, batch, attribution) * (1 - region_of(batch, self.region)).sum((1, 2))
+
+
+@dataclasses.dataclass(frozen=True)
+class BelievesTheOpposite(BrokenMetric):
+    """Correlates a map with what each pixel takes away."""
+
+    name = "believes_the_opposite"
+    family = "faithfulness"
+    cost = "one forward and backward"
+    caught_by = ("contributions_to_a_linear_model_beat_their_opposites",)
+
+    def _scores(self, model, batch, attribution):
+        added = (model.gradient(batch.images, batch.targets) * batch.images).sum(1)
+        return -(added * attribution.at(tuple(batch.images.shape[-2:]))).sum((1, 2))
+
+
 METRICS = [cls for cls in vars().copy().values() if isinstance(cls, type) and issubclass(cls, BrokenMetric) and cls is not BrokenMetric]
 
 
@@ -859,6 +931,30 @@ class Reverses(Removal):
 
     def prepared(self, model, images):
         return lambda which, keep: model.answer(torch.where(keep.unsqueeze(1), 0.0, images[which]))
+
+
+@dataclasses.dataclass(frozen=True)
+class WantsWholeBlocks(BrokenRemoval):
+    """Takes it that images divide into blocks of 8 x 8."""
+
+    name = "wants_whole_blocks"
+    sees_removed = True
+    caught_by = ("sizes_may_be_odd[22x37]", "sizes_may_be_odd[33x16]")
+
+    def _filling(self, model, images, keep):
+        return F.interpolate(F.avg_pool2d(images, 8), scale_factor=8)
+
+
+@dataclasses.dataclass(frozen=True)
+class CountsFromTheFirst(Removal):
+    """Answers about the first images, whichever are asked about."""
+
+    name = "counts_from_the_first"
+    paper = "broken on purpose"
+    caught_by = ("asking_again_and_again_is_as_calling",)
+
+    def prepared(self, model, images):
+        return lambda which, keep: model.answer(torch.where(keep.unsqueeze(1), images[torch.arange(len(which)) % len(images)], 0.0))
 
 
 REMOVALS = [cls for cls in vars().copy().values() if isinstance(cls, type) and issubclass(cls, Removal) and getattr(cls, "caught_by", ())]
