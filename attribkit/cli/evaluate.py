@@ -76,10 +76,13 @@ def evaluate(config: Path | None, overrides: tuple[str, ...], resume: bool, as_j
     options = _options(given)
     base: Any = config
     if resume and config is None and "--model" not in options:
-        base = earlier(Path(given["out"] or OUT))
+        out = Path(given["out"] or OUT)
+        base = earlier(out)
+        if base is None:
+            raise BadInput(f"{out}: there is no run in it to go on with; allowed: the folder of one, or --model, --data and so on as well")
     configuration, execution = configured(base, options, overrides)
     execution = dataclasses.replace(execution, out=execution.out or OUT)
-    if not resume and earlier_there(Path(str(execution.out))):
+    if not resume and _begun(Path(str(execution.out))):
         raise BadInput(f"{execution.out}: there is a run in it, allowed: --resume to go on with it, or another --out")
     signal.signal(signal.SIGTERM, _interrupted)
     with bar("map") as progress:
@@ -103,11 +106,14 @@ def _options(given: dict[str, Any]) -> dict[str, tuple[tuple[str, ...], Any]]:
     return found
 
 
-def earlier_there(out: Path) -> bool:
-    """Whether there is a run in a folder."""
-    from ..store.folder import is_run
+def _begun(out: Path) -> bool:
+    """Whether there is a run in a folder that has come to anything."""
+    from ..store.folder import Store, is_run
 
-    return is_run(out)
+    if not is_run(out):
+        return False
+    with Store(out) as store:
+        return store.state().done > 0
 
 
 def _interrupted(_number: int, _frame: object) -> None:

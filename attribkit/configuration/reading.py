@@ -42,7 +42,7 @@ def configured(
     An option is known by its name ("--limit"): its value stands under the keys beside it.
     """
     if base is None:
-        draft = _Draft({}, "the command line", {})
+        draft = _Draft({}, "", {})
     elif isinstance(base, tuple):
         draft = _of_pair(*base)
     else:
@@ -95,7 +95,9 @@ class _Draft:
         """Note a mistake at the keys, or, where nothing stands there, at what they are in, or at what is in them."""
         around = [keys[:end] for end in range(len(keys), 0, -1) if keys[:end] in self.places]
         known = next(iter(around or [inner for inner in self.places if inner[: len(keys)] == keys]), None)
-        if known is None:
+        if known is None and not self.source:  # the command line, where what is lacking is an option
+            place = f"{OPTION}{spelled(keys).removesuffix('s') if keys[0] in ('methods', 'metrics', 'problems') else spelled(keys)}"
+        elif known is None:
             place = f"{self.source}: {spelled(keys)}"
         elif known == keys and self.places[keys].startswith(OPTION):
             place = self.places[keys]

@@ -18,6 +18,8 @@ from ..errors import BadInput, BrokenRun
 from ..files import write_whole
 from ..methods.base import Method
 from ..metrics.base import Metric
+from ..model.adapter import VisionModel
+from ..problems.base import Problem
 from ..progress import Pace
 from ..report.evaluation import write_evaluation
 from ..report.page import About
@@ -58,6 +60,23 @@ def earlier(out: Path) -> tuple[Configuration, Execution] | None:
     return Configuration.from_record(record), Execution(out=str(out))
 
 
+class Job(NamedTuple):
+    """What a session has to do, on which devices, and who is told of it."""
+
+    configuration: Configuration
+    execution: Execution
+    devices: tuple[str, ...]
+    model: VisionModel
+    problems: Sequence[Problem]
+    say: Say
+    progress: Heard | None
+
+    @property
+    def workers(self) -> int:
+        """How many processes work beside this one."""
+        return crew_size(self.devices, self.execution.workers)
+
+
 def execute(configuration: Configuration, execution: Execution, *, say: Say, progress: Heard | None = None) -> Outcome:
     """Do what is left of a run, and write its files into its folder; what is done is kept, whatever ends this."""
     if execution.out is None:
@@ -66,40 +85,37 @@ def execute(configuration: Configuration, execution: Execution, *, say: Say, pro
     taken = next((name for name in FILES if (out / name).exists()), None)
     if taken and not is_run(out):
         raise BadInput(f"{out / taken}: is there and is not of a run, allowed: another folder")
+    model, problems = build(configuration, devices[0])
+    job = Job(configuration, execution, devices, model, problems, say, progress)
     with Workshop(out) as shop:
-        count = crew_size(devices, execution.workers)
-        shop.begin(facts(engine=execution.engine, workers=count, devices=list(devices)))
+        shop.begin(facts(engine=execution.engine, workers=job.workers, devices=list(devices)))
         try:
-            if shop.salvaged:
-                say("the ledger was damaged: what is good of it was taken over, the rest is done again")
-            outcome = _done(shop, configuration, execution, devices, say, progress)
+            return _done(shop, job)
         except KeyboardInterrupt:
             shop.seen("interrupted")
             raise
         except BaseException:
             shop.seen("failed")
             raise
-    return outcome
 
 
-def _done(  # noqa: PLR0913 - the parts of a run
-    shop: Workshop, configuration: Configuration, execution: Execution, devices: Sequence[str], say: Say, progress: Heard | None
-) -> Outcome:
-    model, problems = build(configuration, devices[0])
-    say(f"{model.name}: {model.preprocessing}; on {', '.join(devices)}\nweights: {model.weights}")
-    run = run_of(configuration)
-    begun = prepared(shop, run, problems)
-    shop.ledger.put(CONFIGURATION, configuration.record())
+def _done(shop: Workshop, job: Job) -> Outcome:
+    model, run = job.model, run_of(job.configuration)
+    job.say(f"{model.name}: {model.preprocessing}; on {', '.join(job.devices)}\nweights: {model.weights}")
+    if shop.salvaged:
+        job.say("the ledger was damaged: what is good of it was taken over, the rest is done again")
+    shop.ledger.put(CONFIGURATION, job.configuration.record())
+    begun = prepared(shop, run, job.problems)
     state = shop.state()
     if state.done:
-        say(f"{state.done} of {state.total} pairs of image and method are done already")
-    _worked(shop, configuration, execution, run, begun, progress)
+        job.say(f"{state.done} of {state.total} pairs of image and method are done already")
+    _worked(shop, job, run, begun)
     scores, failures = shop.scores(), shop.failures()
     check_any(scores, run.methods, run.error)
     shop.keep_table(scores)
     shop.seen("done")
-    say("writing tables and page")
-    about = _about(shop, configuration, run, {"weights": model.weights, "fingerprint": fingerprint(model)})
+    job.say("writing tables and page")
+    about = _about(shop, job.configuration, run, {"weights": model.weights, "fingerprint": fingerprint(model)})
     _write(shop, about, scores, failures)
     page_about = _page_about(about, run, failures)
     shown = [each.brief() for each in run.methods]
@@ -107,27 +123,24 @@ def _done(  # noqa: PLR0913 - the parts of a run
     return Outcome(shop.path, scores, failures, shop.state().seconds)
 
 
-def _worked(  # noqa: PLR0913 - what is worked on, and how
-    shop: Workshop, configuration: Configuration, execution: Execution, run: Run, begun: Sequence[Begun], progress: Heard | None
-) -> None:
-    devices = devices_of(execution.device)
-    count = crew_size(devices, execution.workers)
-    if execution.engine == "local" and not count:
-        done_alone(shop, run, begun, progress)
+def _worked(shop: Workshop, job: Job, run: Run, begun: Sequence[Begun]) -> None:
+    """Do what is left, by the engine that is asked for."""
+    if job.execution.engine == "local" and not job.workers:
+        done_alone(shop, run, begun, job.progress)
         return
     if not shop.open_shards():
         return
     found = plans(shop, [each.problem for each in begun])
-    threads = max(1, torch.get_num_threads() // max(1, count))
-    task = Task(str(shop.path), configuration.record(), found, threads, devices, execution.deadline)
+    threads = max(1, torch.get_num_threads() // max(1, job.workers))
+    task = Task(str(shop.path), job.configuration.record(), found, threads, job.devices, job.execution.deadline)
     state = shop.state()
-    pace = Paced(progress, state.total, before=state.done)
-    if execution.engine == "ray":
+    pace = Paced(job.progress, state.total, before=state.done)
+    if job.execution.engine == "ray":
         from .on_ray import on_ray
 
-        on_ray(shop, bench_of(shop, run, begun), task, execution.workers, pace)
+        on_ray(shop, bench_of(shop, run, begun), task, job.execution.workers, pace)
     else:
-        Crew(shop, task, count).work(pace)
+        Crew(shop, task, job.workers).work(pace)
 
 
 def _title(begun: Sequence[Begun], model: str) -> str:
