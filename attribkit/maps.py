@@ -66,8 +66,9 @@ def halved(maps: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def doubled(maps: Tensor, units: Tensor) -> Tensor:
-    """What `halved` made, in single precision."""
-    return maps.float() * units.view(-1, 1, 1)
+    """What `halved` made, in single precision; the largest numbers of which, rounded up, would be none."""
+    made, largest = maps.float() * units.view(-1, 1, 1), torch.finfo(torch.float32).max
+    return torch.where(maps.isfinite(), made.clamp(-largest, largest), made)
 
 
 def ranks(maps: Tensor) -> Tensor:

@@ -134,7 +134,7 @@ def blame(ledger: Ledger, leased: Leased, images: Iterable[str], reason: str) ->
 
 def holders(ledger: Ledger) -> list[tuple[str, float, str]]:
     """Who holds something: the name of the process, when it last gave a sign of life, and at what it is."""
-    rows = ledger.rows("SELECT lease, since, coalesce(probing, doing, '') FROM shard WHERE lease IS NOT NULL AND asked = 1")
+    rows = ledger.rows("SELECT lease, since, coalesce(probing, doing, '') FROM shard WHERE lease IS NOT NULL AND asked = 1 ORDER BY id")
     return [(str(lease), float(since), str(doing)) for lease, since, doing in rows]
 
 
