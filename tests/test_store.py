@@ -507,7 +507,6 @@ def test_ten_thousand_maps_take_about_a_megabyte():
         )
         content = files.encoded([made], "float16")
         total, heads = total + len(content), heads + 8 + int.from_bytes(content[:8], "little")
-    print(f"10,000 maps of 7 x 7: {total / 1e6:.2f} MB, of which headers {heads / 1e6:.2f} MB")
     assert total < 1.3e6 and heads < 0.15e6
 
 

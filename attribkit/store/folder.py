@@ -107,11 +107,12 @@ class Store:
 
     def stamp(self) -> list[int]:
         """What changes with every score that is asked for."""
-        ((count, marks),) = self.ledger.rows(
-            "SELECT count(*), coalesce(sum(score.mark), 0) FROM shard JOIN ask ON ask.problem = shard.problem "
-            "JOIN score ON score.shard = shard.id AND score.method = ask.method AND score.metric = ask.metric WHERE shard.asked = 1"
-        )
-        return [int(count), int(marks), *planning.asked_in(self.ledger.db)]
+        with self.ledger.snapshot():
+            ((count, marks),) = self.ledger.rows(
+                "SELECT count(*), coalesce(sum(score.mark), 0) FROM shard JOIN ask ON ask.problem = shard.problem "
+                "JOIN score ON score.shard = shard.id AND score.method = ask.method AND score.metric = ask.metric WHERE shard.asked = 1"
+            )
+            return [int(count), int(marks), *planning.asked_in(self.ledger.db)]
 
     def failures(self) -> list[results.Failed]:
         """What could not be done of what was asked last."""
@@ -233,6 +234,8 @@ class Workshop(Store):
             ledger = Ledger(self.path, writing=True)
             try:
                 check(ledger)
+                with ledger.changing() as db:  # or it would be found out after the first work that it may not be written to
+                    db.execute("DELETE FROM meta WHERE name IS NULL")
                 return ledger
             except BaseException:
                 ledger.close()

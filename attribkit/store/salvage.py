@@ -116,7 +116,7 @@ def _unsound(db: sqlite3.Connection) -> dict[str, tuple[tuple[str, ...], list[tu
             wrong["score"][1].append((shard, method, metric))
     for shard, method, file, digest in db.execute("SELECT shard, method, file, digest FROM work"):
         known = shard in shards and method in methods
-        if not known or file is not None and file != name_of(shards[shard][-1], methods[method], str(digest)):
+        if not known or (file is not None and file != name_of(shards[shard][-1], methods[method], str(digest))):
             wrong["work"][1].append((shard, method))
     return wrong
 
