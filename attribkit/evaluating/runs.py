@@ -53,11 +53,12 @@ def earlier(out: Path) -> tuple[Configuration, Execution] | None:
     """What the run in a folder was asked for; None where there is no run."""
     if not is_run(out):
         return None
-    with Store(out) as store:
-        record = store.ledger.get(CONFIGURATION)
-    if record is None:
-        raise BrokenRun(out, "it does not say what it was asked for; allowed: the same options again, or --config")
-    return Configuration.from_record(record), Execution(out=str(out))
+    try:
+        with Store(out) as store:
+            record = store.ledger.get(CONFIGURATION)
+        return Configuration.from_record(record), Execution(out=str(out))
+    except BadInput as error:  # a damaged ledger is one, too: the rest of it can be gone on with
+        raise BrokenRun(out, f"it cannot say what it was asked for ({error}); allowed: the same options again, or --config") from None
 
 
 class Job(NamedTuple):
