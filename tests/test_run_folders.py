@@ -515,7 +515,7 @@ def test_maps_of_two_shards_that_were_swapped(finished, runs):
     changing(f"UPDATE work SET file = (CASE file WHEN '{first}' THEN '{second}' ELSE '{first}' END) WHERE shard <= 2 AND method = 1")(
         finished
     )
-    with Store(finished) as store, pytest.raises(BrokenRun, match="a file of maps is not named by what Gradient"):
+    with Store(finished) as store, pytest.raises(BrokenRun, match="a file of maps is not that of what Gradient"):
         list(store.maps("Gradient()"))
     evaluate(finished)
     with Store(finished) as store:

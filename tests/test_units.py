@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import os
 import sqlite3
 from collections import Counter
 from pathlib import Path
@@ -402,6 +403,26 @@ def test_an_image_that_cannot_be_read_costs_itself_until_it_is_mended(model, man
     (manifest.parent / "2.png").write_bytes(good)
     kept = evaluate(of_files(model, manifest), store=tmp_path / "run")
     assert kept.failures == [] and len(kept) == 6 and explained() == Counter(["2.png", "3.png"])
+
+
+def test_names_that_are_no_text(model, tmp_path):
+    """As of files from an old archive: what cannot be read is told of in characters that there are."""
+    folder = os.fsencode(tmp_path / "pictures")
+    os.mkdir(folder)
+    os.mkdir(os.path.join(folder, b"0"))
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*SIDE, 3), dtype=np.uint8))
+    picture.save(tmp_path / "one.png")
+    for name, content in ((b"good\xff.png", (tmp_path / "one.png").read_bytes()), (b"bad\xff.png", b"no picture")):
+        try:
+            with open(os.path.join(folder, b"0", name), "wb") as file:
+                file.write(content)
+        except OSError:
+            pytest.skip("file names are text here")
+    for _ in range(2):
+        kept = evaluate(Labelled(model, tmp_path / "pictures"), store=tmp_path / "run")
+        assert [row["id"] for row in kept.rows()] == ["0/good\udcff.png"]
+        assert [(each.id, each.stage) for each in kept.failures] == [("0/bad\\udcff.png", "read")]
+    assert LOG == []
 
 
 # Failures -----------------------------------------------------------------------------------------------------------------------------

@@ -137,16 +137,20 @@ class Store:
         """The files of the maps by a method: the number of the shard in its problem, the name and the digest of each."""
         from . import shards
 
+        found = []
         with self.ledger.snapshot():
-            rows = self.ledger.rows(
-                "SELECT shard.number, work.file, work.digest, problem.label, shard.content, method.text FROM shard "
-                "JOIN problem ON problem.id = shard.problem JOIN work ON work.shard = shard.id JOIN method ON method.id = work.method "
-                "WHERE shard.asked = 1 AND work.file IS NOT NULL AND method.brief = ? ORDER BY shard.problem, shard.number",
+            for number, label, content, complete, text, done, file, digest in self.ledger.rows(
+                "SELECT number, label, content, complete, text, work.images, file, digest FROM shard "
+                "JOIN problem ON problem.id = shard.problem JOIN method ON method.brief = ? "
+                "LEFT JOIN work ON work.shard = shard.id AND work.method = method.id WHERE shard.asked = 1 AND EXISTS "
+                "(SELECT 1 FROM ask WHERE ask.problem = shard.problem AND ask.method = method.id) ORDER BY shard.problem, number",
                 method,
-            )
-            if any(shards.name_of(content, text, digest) != file for _, file, digest, _, content, text in rows):
-                raise BrokenRun(self.path, f"damaged: a file of maps is not named by what {method} makes of its shard")
-            return [(int(number), file, digest) for number, file, digest, label, *_ in rows if problem in (None, label)]
+            ):
+                if (complete and done is None) or (file is not None and shards.name_of(content, text, str(digest)) != file):
+                    raise BrokenRun(self.path, f"damaged: a file of maps is not that of what {method} made of its shard")
+                if file is not None and problem in (None, label):
+                    found.append((int(number), str(file), str(digest)))
+        return found
 
     def state(self) -> State:
         """How far it is."""

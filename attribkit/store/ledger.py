@@ -129,6 +129,8 @@ class Ledger:
             yield
         except sqlite3.DatabaseError as error:
             raise self._said(error) from error
+        except UnicodeDecodeError as error:  # of a name in the file that SQLite would have told of
+            raise BrokenRun(self.path, f"damaged: {error}") from error
 
     def _said(self, error: sqlite3.DatabaseError) -> Exception:
         name = getattr(error, "sqlite_errorname", "") or ""
@@ -175,7 +177,7 @@ class Ledger:
 
     def sound(self) -> None:
         """Raise `BrokenRun` unless the file is built as it should be; what is in it has check sums of its own."""
-        found = self.rows("PRAGMA quick_check(1)")
+        found = self.rows("PRAGMA integrity_check(1)")
         if found != [("ok",)]:
             raise BrokenRun(self.path, f"damaged: {found[0][0] if found else 'nothing can be read'}")
 

@@ -205,25 +205,30 @@ class Failed(NamedTuple):
 def failures(ledger: Ledger) -> list[Failed]:
     """What could not be done of what is asked: a row for each image and reason, whatever number of methods it cost."""
     with ledger.snapshot():
-        notes, shards = ledger.rows("SELECT id, stage, reason, mark FROM note ORDER BY rowid"), owns(ledger.db)
-        rows = ledger.rows(
-            "SELECT failure.image, coalesce(method.text, ''), failure.stage, failure.reason, failure.mark, shard.id, "
-            "coalesce(method.brief, '') "
-            f"FROM failure JOIN shard ON shard.id = failure.shard LEFT JOIN method ON method.id = failure.method WHERE {COUNTS} "
-            "ORDER BY shard.problem, shard.number, failure.image, failure.stage, failure.method"
-        )
-    several: dict[tuple[str, str, str, str], dict[str, None]] = {}
-    for *row, mark, shard, method in rows:
-        if checksum(*shards[shard], *row) != mark:
-            raise BrokenRun(ledger.path, "damaged: a failure does not match its check sum")
-        image, _, stage, reason = row
-        several.setdefault((image, stage, reason, shards[shard][0]), {}).update({method: None} if method else {})
-    if any(checksum(*note) != mark for *note, mark in notes):
-        raise BrokenRun(ledger.path, "damaged: a note does not match its check sum")
+        notes = ledger.rows("SELECT id, stage, reason, mark FROM note ORDER BY rowid")
+        if any(checksum(*note) != mark for *note, mark in notes):
+            raise BrokenRun(ledger.path, "damaged: a note does not match its check sum")
+        several: dict[tuple[str, str, str, str], dict[str, None]] = {}
+        for image, stage, reason, problem, method in _failed(ledger):
+            several.setdefault((image, stage, reason, problem), {}).update({method: None} if method else {})
     found = [Failed(id_, stage, reason, "", ()) for id_, stage, reason, _ in notes]
     for (image, stage, reason, problem), methods in several.items():
         found.append(Failed(image or ", ".join(methods) or problem, stage, reason, problem, tuple(methods)))
     return found
+
+
+def _failed(ledger: Ledger) -> Iterator[tuple[str, str, str, str, str]]:
+    """Image, stage, reason, problem and method of what counts; all others are looked at as well, which may have come to be of others."""
+    shards = owns(ledger.db)
+    for image, text, stage, reason, mark, own, method, counts in ledger.rows(
+        f"SELECT image, coalesce(text, ''), stage, reason, failure.mark, shard, coalesce(brief, ''), {COUNTS} "
+        "FROM failure LEFT JOIN shard ON shard.id = failure.shard LEFT JOIN method ON method.id = failure.method "
+        "ORDER BY shard.problem, shard.number, failure.image, failure.stage, failure.method"
+    ):
+        if checksum(*shards[own], image, text, stage, reason) != mark:
+            raise BrokenRun(ledger.path, "damaged: a failure does not match its check sum")
+        if counts:
+            yield image, stage, reason, shards[own][0], method
 
 
 def owns(db: sqlite3.Connection) -> dict[int, tuple[Any, ...]]:

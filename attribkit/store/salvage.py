@@ -76,7 +76,7 @@ def _copied(old: sqlite3.Connection, db: sqlite3.Connection, table: str) -> None
     """Copy the rows that can be read; a damaged page ends a table."""
     columns = [row[1] for row in db.execute(f"PRAGMA table_info({table})")]
     put = f"INSERT OR IGNORE INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
-    with contextlib.suppress(sqlite3.DatabaseError):
+    with contextlib.suppress(sqlite3.DatabaseError, UnicodeDecodeError):
         for row in old.execute(f"SELECT {', '.join(columns)} FROM {table}"):
             with contextlib.suppress(sqlite3.IntegrityError):
                 db.execute(put, row)
