@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import unittest
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from typing import Any
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from attribkit.registry import Settings
 from attribkit.segments import Segmenter, Squares
@@ -33,10 +35,26 @@ def small(made: Any) -> Any:
     return dataclasses.replace(made, **changed)
 
 
-def put(check: Check, refused: Container[str] = ()) -> None:
-    """Put a check that applies to one of our own objects: none may call off what anybody else's may, but those that are `refused`."""
-    try:
-        check()
-    except unittest.SkipTest as reason:
-        if check.name not in refused:
-            pytest.fail(f"{check.subject} calls off {check.name}: {reason}")
+def by_promise(everyone: Mapping[str, list[Check]]) -> list[ParameterSet]:
+    """A test for each object and promise: all checks of the promise that apply, since the ways of pytest cost more than most checks."""
+    return [
+        pytest.param(list(checks), id=f"{name}-{promise}")
+        for name, every in everyone.items()
+        for promise, checks in itertools.groupby((each for each in every if not each.why_not), lambda each: each.name.partition("[")[0])
+    ]
+
+
+def put(checks: list[Check], refused: Container[str] = ()) -> None:
+    """Put checks that apply to one of our own objects: none may call off what anybody else's may, but those that are `refused`."""
+    for check in checks:
+        try:
+            check()
+        except unittest.SkipTest as reason:
+            if check.name not in refused:
+                pytest.fail(f"{check.subject} calls off {check.name}: {reason}")
+
+
+def never_put(everyone: Mapping[str, list[Check]]) -> set[str]:
+    """The names of checks that apply to none of the objects."""
+    every = [check for checks in everyone.values() for check in checks]
+    return {check.name for check in every} - {check.name for check in every if not check.why_not}

@@ -35,7 +35,7 @@ class MetricBench(Bench[Metric]):
         """Whether it costs anything of the model's time."""
         return self.subject.cost != "nothing"
 
-    def given(self, network: str = "cnn", rows: int = 3, *, size: Size = SIZE, kind: Kind = "logit") -> Given:
+    def given(self, network: str = "cnn", rows: int = 2, *, size: Size = SIZE, kind: Kind = "logit") -> Given:
         """Noise with regions, what the model says of it, and maps of that."""
         return self.kept((network, rows, size, kind), lambda: self._given(network, rows, size, kind))  # type: ignore[no-any-return]
 

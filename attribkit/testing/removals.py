@@ -285,5 +285,5 @@ def it_says_where_it_runs_and_what_it_sees(bench: RemovalBench) -> None:
     expect((subject.runs_on == "the host") is not subject.batched, "batched=False on the host alone", (subject.runs_on, subject.batched))
 
 
-add_common(REMOVAL, Extent(("residual", "vit")))
+add_common(REMOVAL, Extent(("residual",), wraps=("dict", "tuple")))
 add_settings(REMOVAL)
