@@ -744,7 +744,7 @@ class WrongChance(BrokenMetric):
     caught_by = ("chance_is_a_number_for_each_image", "chance_does_not_depend_on_the_batch")
 
     def chances(self, batch):
-        return torch.full((len(batch),), 1 / len(batch))
+        return torch.full((len(batch),), 1 / (1 + len(batch)))
 
 
 @dataclasses.dataclass(frozen=True)
