@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 HERE = Path(__file__).parent
+RAY = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "150"}  # it asks nobody, and waits on a slow machine
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "magenta": (255, 0, 255), "cyan": (0, 255, 255)}
 
 
@@ -54,7 +55,7 @@ def environment() -> dict[str, str]:
     """One thread a process, whatever the machine, so that numbers are the same ones; and the method of these tests."""
     one = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "ATTRIBKIT_TEST_METHODS", "PYTHONUNBUFFERED")}
     path = os.pathsep.join(filter(None, (str(HERE), os.environ.get("PYTHONPATH"))))
-    return {**os.environ, **one, "PYTHONPATH": path, "RAY_USAGE_STATS_ENABLED": "0"}
+    return {**os.environ, **one, "PYTHONPATH": path, **RAY}
 
 
 def run(arguments: list[str], *, timeout: float = 200) -> subprocess.CompletedProcess[str]:
