@@ -98,7 +98,7 @@ def test_several_metrics_are_counted():
     )
     found = said(scores)
     assert found.said == [
-        "A() and B() are each among the best by 2 of 3 metrics (A() alone by 1, B() alone by 1).",
+        "A() and B() are each among the best by 2 of 3 metrics, A() alone by 1, B() alone by 1.",
         "A() and B() share first place by 1 of them: they cannot be told apart.",
         "By each of them the best method is significantly better than the controls, which know nothing of the model.",
     ]

@@ -108,7 +108,7 @@ def _leading(standing: Standing, boards: Sequence[Board]) -> list[str]:
     if len(best) == 1:
         first = f"{_name(best[0])} is among the best {by}{f', {_by(boards)} {alone[best[0]]} of them alone' if alone[best[0]] else ''}"
     else:
-        first = f"{_names(best, len(best))} are each among the best {by}{f' ({solely})' if solely else ''}"
+        first = f"{_names(best, len(best))} are each among the best {by}{f', {solely}' if solely else ''}"
     rest = sorted((name for name in times if name not in best), key=lambda name: -times[name])
     others = ", ".join(f"{_name(name)} {_by(boards)} {times[name]}" for name in rest[:EXAMPLES])
     more = f" and {len(rest) - EXAMPLES} more by fewer" if len(rest) > EXAMPLES else ""
