@@ -61,9 +61,8 @@ def workers(given: argparse.Namespace) -> None:
                 times.setdefault(count, []).append(time.perf_counter() - began)
                 found[count] = scores(out)
         fastest = min(statistics.median(each) for each in times.values())
-        print(
-            f"{given.count} photographs x {len(METHODS)} methods\n\n| processes | seconds, all in | beside the fastest | largest difference |"
-        )
+        print(f"{given.count} photographs x {len(METHODS)} methods\n")
+        print("| processes | seconds, all in | beside the fastest | largest difference |")
         print("|---|---|---|---|")
         for count, each in times.items():
             median = statistics.median(each)
@@ -103,9 +102,8 @@ def kills(given: argparse.Namespace) -> None:
             if driver.returncode != -signal.SIGKILL:
                 raise SystemExit(f"the run ended with {driver.returncode}: {said}")
         whole, after = scores(folder / "whole"), scores(out)
-        print(
-            f"{killed['worker']} workers and {killed['driver']} drivers killed within {time.perf_counter() - began:.0f} s; of {len(whole)} rows"
-        )
+        seconds = time.perf_counter() - began
+        print(f"{killed['worker']} workers and {killed['driver']} drivers killed within {seconds:.0f} s; of {len(whole)} rows")
         print(f"{len(whole.keys() - after.keys())} lost, {len(after.keys() - whole.keys())} too many, ", end="")
         print(f"{sum(after[key] != value for key, value in whole.items() if key in after)} with another score")
 
