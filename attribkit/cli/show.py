@@ -29,8 +29,9 @@ def show(run: Path, as_json: bool) -> None:
         click.echo(json.dumps({**told, "failures": [each._asdict() for each in failures], "table": rows}, allow_nan=False))
         return
     click.echo(f"{run}: {said(state)}")
-    for worker, since, doing in state.working:
-        click.echo(f"  {worker}: {doing or 'reading'}, for {max(0, time.time() - since):.0f} s")
+    latest = {worker: (since, doing) for worker, since, doing in sorted(state.working, key=lambda each: each[1])}
+    for worker, (since, doing) in latest.items():
+        click.echo(f"  {worker}: {doing}, for {max(0, time.time() - since):.0f} s")
     if table:
         click.echo(f"{table}")
     for each in failures[:10]:

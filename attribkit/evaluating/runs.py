@@ -16,8 +16,6 @@ import torch
 from ..configuration import Configuration, Execution, build
 from ..errors import BadInput, BrokenRun
 from ..files import write_whole
-from ..methods.base import Method
-from ..metrics.base import Metric
 from ..model.adapter import VisionModel
 from ..problems.base import Problem
 from ..progress import Pace
@@ -34,6 +32,7 @@ from .scoring import Begun, Paced, Run, check_any
 from .workers import Crew, Task, crew_size, devices_of, run_of
 
 FILES = ("scores.csv", "run.json", "failures.csv", "report.html")
+UNSHOWN = ("methods", "metrics", "schema", "classes", "weights")  # of a configuration: said elsewhere on the page, or too long
 CONFIGURATION = "configuration"  # under which the ledger keeps it
 
 Say = Callable[[str], None]
@@ -191,8 +190,9 @@ def said_of(failed: Failed) -> str:
 
 def _page_about(about: dict[str, Any], run: Run, failures: Sequence[Failed]) -> About:
     configuration, last = about["configuration"], about["sessions"][-1]
-    shown = {name: value for name, value in configuration.items() if name not in ("methods", "metrics", "schema") and value is not None}
+    shown = {name: value for name, value in configuration.items() if name not in UNSHOWN and value is not None}
     words = {name: ", ".join(map(str, value)) if isinstance(value, list) else str(value) for name, value in shown.items()}
+    words["data"] = "/".join(Path(words["data"]).parts[-2:])  # whose machine it was is nobody's business
     more = {
         "weights": about["model"]["weights"],
         "fingerprint": about["model"]["fingerprint"],
@@ -200,7 +200,9 @@ def _page_about(about: dict[str, Any], run: Run, failures: Sequence[Failed]) -> 
         "machine": f"{last['machine']}, Python {last['python']}, {', '.join(last['devices'])}",
         "time": f"{about['wall_seconds']:.0f} s in {len(about['sessions'])} session{'s' * (len(about['sessions']) > 1)}",
     }
-    cited: list[Method | Metric] = [*run.lined_up, *run.metrics]
     return About(
-        {**words, **more}, [(each.brief(), repr(each), each.paper) for each in cited], [(each.id, said_of(each)) for each in failures]
+        {**words, **more},
+        [(each.brief(), repr(each), each.paper) for each in run.lined_up],
+        [(each.id, said_of(each)) for each in failures],
+        [(each.brief(), repr(each), each.paper) for each in run.metrics],
     )
