@@ -22,7 +22,7 @@ import attribkit as ak
 from attribkit import Batch, Targets
 from attribkit.errors import BrokenRun, InUse, Unwritable
 from attribkit.problems import Labelled
-from attribkit.store import Store
+from attribkit.store import Store, planning
 from attribkit.store.folder import Workshop
 from attribkit.store.ledger import Ledger
 
@@ -206,6 +206,10 @@ def test_the_kept_table_is_that_of_the_scores(finished):
     with Store(finished) as store:
         assert repr(store.table()) == repr(store.scores().table()) and store.ledger.get("table") is not None
         assert {row.count for row in store.table()} == {24}
+    with Workshop(finished) as shop:
+        planning.ask(shop.ledger, [])
+    with Store(finished) as store:
+        assert list(store.table()) == [] and store.ledger.get("table") is not None  # which is of something else
     ak.evaluate(problem(3), *ASKED, store=finished, controls=False)
     with Store(finished) as store:
         assert repr(store.table()) == repr(store.scores().table()) and {row.count for row in store.table()} == {12}

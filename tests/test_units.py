@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
 import math
 import os
 import sqlite3
+import weakref
 from collections import Counter
 from pathlib import Path
 
@@ -590,19 +592,31 @@ def test_an_image_that_comes_twice_is_taken_once(model, batches, tmp_path):
 class Several(Own):
     """Each batch with a model of its own, which nobody keeps."""
 
+    factors = (1, 2, 4)
+
+    def __init__(self, model, batches) -> None:
+        super().__init__(model, batches)
+        self.seen, self.alive = [], []
+
     def __iter__(self):
-        for number, batch in enumerate(self.batches):
+        for factor, batch in zip(self.factors, self.batches, strict=True):
+            gc.collect()
+            self.alive.append(sum(each() is not None for each in self.seen))
             model = linear()
             with torch.no_grad():
-                model.module.head.weight.mul_(2**number)
+                model.module.head.weight.mul_(factor)
+            self.seen.append(weakref.ref(model))
             yield model, batch
+            del model
 
 
 def test_models_that_come_and_go_are_told_apart(model, batches, tmp_path):
-    """The gradient is the weight: twice as much in each batch, were the models not taken for one another."""
-    plain = evaluate(Several(model, batches), "gradient", "mean")
-    for _ in range(2):
-        assert rows_of(evaluate(Several(model, batches), "gradient", "mean", store=tmp_path)) == rows_of(plain)
+    """The gradient is the weight. Models are let go of, and one that lies where another lay is not taken for that one."""
+    for factors in ((1, 2, 4), (1, 2, 8), (1, 2, 4)):
+        problem = Several(model, batches)
+        problem.factors = factors
+        assert rows_of(evaluate(problem, "gradient", "mean", store=tmp_path)) == rows_of(evaluate(problem, "gradient", "mean"))
+        assert max(problem.alive) <= 2, problem.alive  # but for the last one, and that of the look at the first batch
 
 
 class ByBrightness(torch.nn.Module):

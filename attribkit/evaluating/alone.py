@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 from ..batch import Batch
 from ..errors import AttribkitError
@@ -84,7 +85,7 @@ def _streamed(bench: Bench, worker: str, begun: Begun, pace: Paced, shop: Worksh
 def _parts(bench: Bench, begun: Begun) -> Iterator[tuple[str, Shard]]:
     """The batches, each with its content's digest, as far as the problem goes; an image that was there before is not taken again."""
     run, batches, before = bench.work.run, iter(begun.problem), set[str]()
-    known: dict[int, tuple[VisionModel, str]] = {}  # with the model itself, or another one might come to have its number
+    known: WeakKeyDictionary[VisionModel, str] = WeakKeyDictionary()  # a problem may have a model of its own for each batch
     while True:
         try:
             found = next(batches, None)
@@ -95,11 +96,11 @@ def _parts(bench: Bench, begun: Begun) -> Iterator[tuple[str, Shard]]:
         if found is None:
             return
         model, batch = found
-        if id(model) not in known:
-            known[id(model)] = model, fingerprint(model)
+        if model not in known:
+            known[model] = fingerprint(model)
         words = begun.on.problem, digest_of_batches([batch]), [[name, *map(str, own)] for name, own in _group_names(begun.problem).items()]
         if len(batch):
-            yield content(run.maps, known[id(model)][1], *words), _once(model, batch, before)
+            yield content(run.maps, known[model], *words), _once(model, batch, before)
 
 
 def _once(model: VisionModel, batch: Batch, before: set[str]) -> Shard:
