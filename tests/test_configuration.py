@@ -112,7 +112,7 @@ def test_a_whole_file_is_read(tmp_path: Path) -> None:
 def test_what_is_left_out_is_as_usual(tmp_path: Path) -> None:
     text = 'schema = 1\nmodel = "planted/tag-95"\ndata = "planted"\nmethods = ["GradCAM"]\nmetrics = ["deletion"]\n'
     asked, run = read_configuration(written(tmp_path, text))
-    assert dataclasses.asdict(run) == {"out": None, "workers": None, "engine": "local", "deadline": 1800.0, "device": None}
+    assert dataclasses.asdict(run) == {"out": None, "workers": None, "engine": "local", "deadline": 1800.0, "device": None, "retry": False}
     shown = {name: value for name, value in asked.record().items() if name not in ("model", "data", "methods", "metrics")}
     nothing = dict.fromkeys(("mean", "std", "size", "classes", "layer", "limit"))
     usual = {"weights": "default", "precision": "float32", "kind": "logit", "problems": ["Labelled()"], "controls": True, "seed": 0}
@@ -166,7 +166,8 @@ def test_paths_in_a_file_begin_where_it_lies_and_those_of_the_line_where_one_sta
     assert (asked.data, asked.weights, run.out) == (str(tmp_path.parent / "photos"), str(tmp_path / "w.safetensors"), str(tmp_path / "out"))
     assert asked.classes == ("fish", "bird")
     asked, run = read_configuration(path, ["data=photos", "weights=IMAGENET1K_V2", "run.out=there", 'classes=["a"]'])
-    assert (asked.data, asked.weights, run.out, asked.classes) == ("photos", "IMAGENET1K_V2", "there", ("a",))
+    here = Path.cwd()
+    assert (asked.data, asked.weights, run.out, asked.classes) == (str(here / "photos"), "IMAGENET1K_V2", str(here / "there"), ("a",))
 
 
 def test_class_names_come_from_a_file_or_a_list(tmp_path: Path) -> None:
@@ -258,7 +259,7 @@ def test_every_mistake_is_told_at_once_with_its_line_and_keys(tmp_path: Path) ->
         "line 30, run.engine: got 'slurm', allowed: 'local' or 'ray'",
         "line 31, run.deadline: got 0.0, allowed: seconds, a number above 0",
         "line 32, run.out: got '', allowed: something in it",
-        "line 33, run.host: no key is called 'host'; allowed: deadline, device, engine, out, workers",
+        "line 33, run.host: no key is called 'host'; allowed: deadline, device, engine, out, retry, workers",
     ]
 
 

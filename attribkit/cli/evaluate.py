@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import BadInput
+from ..errors import BadInput, BrokenRun
 from .options import WITH_ERRORS, Numbers, bar
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ EXECUTION = (
     click.option("--engine", metavar="local|ray", help="ray: on the cluster that `ray.init` finds."),
     click.option("--deadline", type=float, help="Seconds that an image or a batch may take by one method (1800)."),
     click.option("--device", help="cpu, cuda, cuda:1, ...; all GPUs by default where there are any, else cpu."),
+    click.option("--retry", is_flag=True, default=None, help="With --resume: what failed before is tried again."),
 )
 
 
@@ -73,13 +74,14 @@ def evaluate(config: Path | None, overrides: tuple[str, ...], resume: bool, as_j
     from ..configuration import configured
     from ..evaluating.runs import earlier, execute
 
-    options = _options(given)
+    options, out = _options(given), Path(given["out"] or OUT)
     base: Any = config
     if resume and config is None and "--model" not in options:
-        out = Path(given["out"] or OUT)
         base = earlier(out)
         if base is None:
             raise BadInput(f"{out}: there is no run in it to go on with; allowed: the folder of one, or --model, --data and so on as well")
+    if not resume and not config and "--model" not in options and _begun(out):
+        raise BadInput(f"{out}: there is a run in it, allowed: --resume to go on with it, or --model, --data and so on for another one")
     configuration, execution = configured(base, options, overrides)
     execution = dataclasses.replace(execution, out=execution.out or OUT)
     if not resume and _begun(Path(str(execution.out))):
@@ -101,7 +103,7 @@ def _options(given: dict[str, Any]) -> dict[str, tuple[tuple[str, ...], Any]]:
         if value is None or value == ():
             continue
         many = name in ("problems", "methods", "metrics")
-        keys = ("run", name) if name in ("out", "workers", "engine", "deadline", "device") else (name,)
+        keys = ("run", name) if name in ("out", "workers", "engine", "deadline", "device", "retry") else (name,)
         found[f"--{name.removesuffix('s') if many else name}"] = (keys, list(value) if many else value)
     return found
 
@@ -112,8 +114,11 @@ def _begun(out: Path) -> bool:
 
     if not is_run(out):
         return False
-    with Store(out) as store:
-        return store.state().done > 0
+    try:
+        with Store(out) as store:
+            return store.state().done > 0
+    except BrokenRun:  # what is good of it can be gone on with
+        return True
 
 
 def _interrupted(_number: int, _frame: object) -> None:

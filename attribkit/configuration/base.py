@@ -97,13 +97,17 @@ class Configuration(_Checked):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Execution(_Checked):
-    """How it is run, which changes no number: the folder `out`, so many `workers`, an engine, seconds that one image may take, a device."""
+    """How it is run, which changes no number: the folder `out`, so many `workers`, an engine, seconds that one image may take, a device.
+
+    `retry`: what failed before is tried again.
+    """
 
     out: str | None = None
     workers: Annotated[int, AtLeast(0)] | None = None
     engine: Literal["local", "ray"] = "local"
     deadline: float = 1800.0
     device: str | None = None
+    retry: bool = False
 
 
 def checked(cls: type[Any], given: Mapping[str, Any]) -> tuple[dict[str, Any], list[Mistake]]:

@@ -51,6 +51,7 @@ def configured(
         draft.put(keys, value, name)
     for override in overrides:
         draft.set(override)
+    draft.beside(Path.cwd())  # a run goes on from anywhere
     return draft.made()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import time
@@ -22,6 +23,7 @@ from ..progress import Pace
 from ..report.evaluation import write_evaluation
 from ..report.page import About
 from ..scores import Scores
+from ..store import planning
 from ..store.folder import Store, Workshop, is_run
 from ..store.keys import fingerprint
 from ..store.results import Failed
@@ -33,7 +35,7 @@ from .workers import Crew, Task, crew_size, devices_of, run_of
 
 FILES = ("scores.csv", "run.json", "failures.csv", "report.html")
 UNSHOWN = ("methods", "metrics", "schema", "classes", "weights")  # of a configuration: said elsewhere on the page, or too long
-CONFIGURATION = "configuration"  # under which the ledger keeps it
+CONFIGURATION, EXECUTION = "configuration", "execution"  # under which the ledger keeps them
 
 Say = Callable[[str], None]
 Heard = Callable[[Pace], object]
@@ -55,8 +57,9 @@ def earlier(out: Path) -> tuple[Configuration, Execution] | None:
     try:
         with Store(out) as store:
             record = store.ledger.get(CONFIGURATION)
-        return Configuration.from_record(record), Execution(out=str(out))
-    except BadInput as error:  # a damaged ledger is one, too: the rest of it can be gone on with
+            kept: Any = store.ledger.get(EXECUTION) or {}
+        return Configuration.from_record(record), dataclasses.replace(Execution(**kept), out=str(out))
+    except (BadInput, TypeError) as error:  # a damaged ledger is one, too: the rest of it can be gone on with
         raise BrokenRun(out, f"it cannot say what it was asked for ({error}); allowed: the same options again, or --config") from None
 
 
@@ -105,6 +108,9 @@ def _done(shop: Workshop, job: Job) -> Outcome:
     if shop.salvaged:
         job.say("the ledger was damaged: what is good of it was taken over, the rest is done again")
     shop.ledger.put(CONFIGURATION, job.configuration.record())
+    shop.ledger.put(EXECUTION, dataclasses.asdict(dataclasses.replace(job.execution, retry=False)))
+    if job.execution.retry:
+        job.say(f"{planning.forget_failures(shop.ledger)} pieces of work with failures are done again")
     begun = prepared(shop, run, job.problems)
     state = shop.state()
     if state.done:
@@ -132,7 +138,7 @@ def _worked(shop: Workshop, job: Job, run: Run, begun: Sequence[Begun]) -> None:
         return
     found = plans(shop, [each.problem for each in begun])
     threads = max(1, torch.get_num_threads() // max(1, job.workers))
-    task = Task(str(shop.path), job.configuration.record(), found, threads, job.devices, job.execution.deadline)
+    task = Task(str(shop.path), job.configuration.record(), found, threads, job.devices, job.execution.deadline, job.workers)
     state = shop.state()
     pace = Paced(job.progress, state.total, before=state.done)
     if job.execution.engine == "ray":

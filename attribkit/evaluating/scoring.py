@@ -78,6 +78,7 @@ class Run:
         self.maps: Precision = "none"
         self.curves: list[tuple[Metric, tuple[str, ...], Tensor]] | None = None
         self.watch: Watch | None = None
+        self.gives_up = True  # what never works; that depends on what was tried before, so a run that may be interrupted does not
         self.error: Exception | None = None
         self.clear()
         self._gone: set[tuple[Key, Method, Metric | None]] = set()
@@ -172,7 +173,7 @@ class Run:
         """Give up what nothing has come of, for so many images in a row that nothing will."""
         before = self._vain.get(what, 0)
         self._vain[what] = -9 * PATIENCE if done else before + count
-        if not done and before and self._vain[what] >= PATIENCE:
+        if self.gives_up and not done and before and self._vain[what] >= PATIENCE:
             self._gone.add(what)
             on, by, metric = what
             self._note(on, by, (), "explain" if metric is None else metric.brief(), "given up, after failing again and again")
@@ -238,7 +239,7 @@ class Run:
     def _failed(self, it: Asked, metric: Metric | None, error: Exception) -> None:
         """Note what could not be done; what this model or method cannot do at all is not tried again."""
         never = isinstance(error, Unsupported)
-        if never:
+        if never and self.gives_up:
             self._gone.add((it.on, it.by, metric))
         self._note(it.on, it.by, () if never else it.batch.ids, "explain" if metric is None else metric.brief(), said(error))
 

@@ -44,7 +44,7 @@ class Work:
 
     def __init__(self, run: Run, methods: Sequence[Method], folder: Path) -> None:
         self.run, self.folder = run, folder
-        self.run.curves = []
+        self.run.curves, self.run.gives_up = [], False
         self.methods = {text_of(each): each for each in methods}
         self.metrics = {text_of(each): each for each in run.metrics}
 

@@ -29,7 +29,8 @@ from .scoring import Paced, Run, named
 from .units import Work, read
 
 LOOK = 0.25  # seconds between looks at the processes
-BARREN = 3  # processes in a row that may end before they have begun anything
+ASLEEP = 30.0  # seconds between two looks that say that the machine was suspended, or its clock set
+BARREN = 5  # processes in a row that may end before they have begun anything
 FINISHED = "finished"
 
 
@@ -42,6 +43,7 @@ class Task(NamedTuple):
     threads: int
     devices: tuple[str, ...]
     deadline: float
+    workers: int
 
 
 class Seat(NamedTuple):
@@ -61,6 +63,7 @@ class Crew:
         self.barren = 0
         self._numbers = itertools.count()
         self._late: set[str] = set()
+        self._looked = self._awake = time.time()
         # A process that is forked from one which has imported everything begins at once; elsewhere it imports everything itself.
         self._context: Any = get_context("forkserver" if sys.platform == "linux" else "spawn")
         if sys.platform == "linux":
@@ -124,10 +127,15 @@ class Crew:
         return f"it exited with code {code}"
 
     def _call_time(self) -> None:
-        """End the processes that have given no sign of life for too long."""
+        """End the processes that have given no sign of life for too long; time in which this process was not awake does not count."""
+        if time.time() - self._looked > ASLEEP:
+            self._awake = time.time()
+        self._looked = time.time()
         since: dict[str, float] = {}
         for worker, moment, _ in leases.holders(self.shop.ledger):
-            since[worker] = max(moment, since.get(worker, 0.0))
+            since[worker] = max(moment, since.get(worker, self._awake))
+        for stranger in since.keys() - {seat.name for seat in self.seats}:  # of an earlier driver, and slow to end
+            leases.lost(self.shop.ledger, stranger, None)
         for seat in self.seats:
             if time.time() - since.get(seat.name, time.time()) > self.task.deadline and seat.name not in self._late:
                 self._late.add(seat.name)
@@ -154,7 +162,7 @@ def serve(task: Task, name: str, device: str, pipe: connection.Connection) -> No
         torch.set_num_threads(task.threads)
         ledger = Ledger(Path(task.folder), writing=True)
         bench = bench_of(task, ledger, device)
-        with Ahead(bench, name) as shards:
+        with Ahead(bench, name, task.workers) as shards:
             for leased, part in shards:
                 bench.do(leased, part)
         pipe.send(FINISHED)
@@ -187,10 +195,10 @@ def _end_with(parent: Any) -> None:
 
 
 class Ahead:
-    """Leased shards, each read by a thread of its own while the one before is worked on."""
+    """Leased shards, each read by a thread of its own while the one before is worked on, as long as there are enough for the others."""
 
-    def __init__(self, bench: Bench, name: str) -> None:
-        self.bench, self.name = bench, name
+    def __init__(self, bench: Bench, name: str, others: int) -> None:
+        self.bench, self.name, self.others = bench, name, others
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="loader")
 
     def __enter__(self) -> Iterator[tuple[Leased, Shard | None]]:
@@ -208,7 +216,7 @@ class Ahead:
                 continue
             leased, coming = waiting
             part = None if coming is None else coming.result()
-            waiting = None if leased.tries else self._next()
+            waiting = None if leased.tries or leases.free(self.bench.ledger) < self.others else self._next()
             yield leased, part
             waiting = waiting or self._next()
 

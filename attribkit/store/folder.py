@@ -258,8 +258,8 @@ class Workshop(Store):
         """Note that work begins."""
         self._session = planning.begin_session(self.ledger, facts, time.time())
         for worker, _, _ in leases.holders(self.ledger):
-            # Processes that work for another one end with it, and whatever ended that one says nothing of what they did.
-            leases.lost(self.ledger, worker, "the process that worked on it ended" if worker.startswith("alone") else None)
+            # Whatever ended the one who worked here, or processes that ended with it, says nothing of the images that were worked on.
+            leases.lost(self.ledger, worker, None)
 
     def seen(self, state: str = "running") -> None:
         """Note that work goes on, or how it ended."""

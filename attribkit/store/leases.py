@@ -138,6 +138,11 @@ def holders(ledger: Ledger) -> list[tuple[str, float, str]]:
     return [(str(lease), float(since), str(doing)) for lease, since, doing in rows]
 
 
+def free(ledger: Ledger) -> int:
+    """How many shards have something left to be done and nobody at them."""
+    return int(ledger.rows("SELECT count(*) FROM shard WHERE asked = 1 AND complete = 0 AND lease IS NULL")[0][0])
+
+
 def anything(ledger: Ledger) -> bool:
     """Whether something is left to be done, or somebody is still at it."""
     return bool(ledger.rows("SELECT 1 FROM shard WHERE asked = 1 AND complete = 0 LIMIT 1"))

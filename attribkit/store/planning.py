@@ -140,6 +140,18 @@ def resettle(db: sqlite3.Connection) -> None:
     _settle(db, "asked = 1")
 
 
+def forget_failures(ledger: Ledger) -> int:
+    """Take back all that was done of shards in which something failed, so that it is tried again; how many those are."""
+    with ledger.changing() as db:
+        failed = db.execute("SELECT DISTINCT shard FROM failure UNION SELECT DISTINCT shard FROM suspect").fetchall()
+        for (shard,) in failed:
+            for table in ("work", "score", "failure", "suspect"):
+                db.execute(f"DELETE FROM {table} WHERE shard = ?", (shard,))
+            db.execute("UPDATE shard SET tries = 0 WHERE id = ?", (shard,))
+            _settle(db, "id = ?", shard)
+        return len(failed)
+
+
 def forget_work(ledger: Ledger, spoilt: Iterable[tuple[int, int]]) -> None:
     """Take back what was done, of these shards by these methods, so that it is done again."""
     with ledger.changing() as db:
