@@ -126,10 +126,9 @@ def held(folder: Path):
 
 def test_a_second_one_is_refused_by_name_until_the_first_is_gone(finished, runs):
     with held(finished) as process:
-        with pytest.raises(InUse) as caught:
+        wanted = rf"^{finished}: process {process.pid} on \S+, since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d \S+, works on it; allowed: .*$"
+        with pytest.raises(InUse, match=wanted):
             Workshop(finished)
-        wanted = rf"{finished}: process {process.pid} on \S+, since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d \S+, works on it; allowed: .*"
-        assert re.fullmatch(wanted, str(caught.value))
         assert scores_in(finished) == runs[1]  # who only reads is not kept waiting
         with Store(finished) as store:
             assert store.state().running
@@ -265,9 +264,9 @@ def test_a_disk_that_is_full(disk, room, any_left):
     with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
         while file.tell() < 2**20 - room:
             file.write(bytes(4096))
-    with pytest.raises(Unwritable) as caught:
+    with pytest.raises(Unwritable, match=r"no space left on device|disk is full|disk I/O error") as caught:
         ak.evaluate(*asked, store=place / "run", controls=False)
-    assert is_one_line(caught.value) and re.search(r"(no space left on device|disk is full|disk I/O error)", str(caught.value))
+    assert is_one_line(caught.value)
     before = scores_in(place / "run") if any_left else []
     assert set(before) < set(expected) and any_left == bool(before)
     filler.unlink()

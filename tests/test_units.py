@@ -58,7 +58,7 @@ def tables():
         def _explain(self, model, batch: Batch) -> Explained:
             deadly = MOOD.get("interrupt")
             if deadly is not None and deadly in batch.ids:
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt("called off")
             LOG.extend(("explained", name) for name in batch.ids)
             if set(MOOD.get("fails", ())) & set(batch.ids):
                 raise ValueError("an image that cannot be explained")
@@ -473,7 +473,7 @@ def test_an_interrupted_call_goes_on_where_it_stopped(model, batches, tmp_path, 
     problem = Labelled(model, batches)
     whole_run = evaluate(problem, ["summed", "gradient"])
     MOOD["interrupt"] = at
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="called off"):
         evaluate(problem, ["summed", "gradient"], store=tmp_path)
     before = explained()
     store = Store(tmp_path)
@@ -487,13 +487,13 @@ def test_an_interrupted_call_goes_on_where_it_stopped(model, batches, tmp_path, 
 
 def test_an_interruption_between_two_methods_loses_none_of_the_first(model, batches, tmp_path):
     MOOD["interrupt"] = "f"
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="called off"):
         evaluate(Labelled(model, batches), ["Summed(scale=4.0)", "gradient"], "mean", store=tmp_path)
     done = {(row["method"], row["id"]) for row in Store(tmp_path).scores().rows()}
     assert done == {(method, name) for method in ("Summed(scale=4.0)", "Gradient()") for name in "abcd"}
     MOOD.clear()
     MOOD["interrupt"] = "i"
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="called off"):
         evaluate(Labelled(model, batches), ["gradient", "Summed(scale=4.0)"], "mean", store=tmp_path)
     done = {(row["method"], row["id"]) for row in Store(tmp_path).scores().rows()}
     assert {name for method, name in done if method == "Gradient()"} == set("abcdefghij")
@@ -502,7 +502,7 @@ def test_an_interruption_between_two_methods_loses_none_of_the_first(model, batc
 
 def test_progress_counts_what_was_done_before_as_done(model, batches, tmp_path):
     MOOD["interrupt"] = "i"
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="called off"):
         evaluate(Labelled(model, batches), store=tmp_path)
     MOOD.clear()
     heard: list[tuple[int, int, int]] = []
@@ -546,7 +546,7 @@ def test_a_problem_without_shards(model, batches, tmp_path):
 
 def test_a_problem_without_shards_is_gone_on_with(model, batches, tmp_path):
     MOOD["interrupt"] = "h"
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="called off"):
         evaluate(Own(model, batches), store=tmp_path)
     MOOD.clear()
     kept = evaluate(Own(model, batches), store=tmp_path)
