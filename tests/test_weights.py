@@ -217,7 +217,7 @@ def test_the_payload_does_run_where_nothing_prevents_it(tmp_path):
 
 def test_a_whole_pickled_module_is_named(tmp_path):
     torch.save(GapCNN(), tmp_path / "module.pt")
-    refused(tmp_path / "module.pt", r"it would run code when loaded \(.*models.GapCNN")
+    refused(tmp_path / "module.pt", r"it would run code when loaded \(.*networks.GapCNN")
 
 
 def test_a_pickle_under_the_name_of_safetensors_is_not_run(tmp_path):
