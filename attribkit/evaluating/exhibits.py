@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from ..attribution import Attribution
@@ -121,13 +122,6 @@ def _of_cell(store: Store, problem: str, method: str) -> Iterator[Attribution]:
             rows = [row for row, name in enumerate(kept.ids) if name.endswith(f"-cell-{CELL}")]
             if rows:
                 ids = tuple(kept.ids[row] for row in rows)
-                yield dataclasses.replace(kept, maps=kept.maps[rows], targets=kept.targets[rows_of(rows)], ids=ids)
+                yield dataclasses.replace(kept, maps=kept.maps[rows], targets=kept.targets[torch.tensor(rows)], ids=ids)
     except BrokenRun:  # a file was lost while the run went on; the next session makes it again
         return
-
-
-def rows_of(rows: Sequence[int]) -> Tensor:
-    """Rows as an index."""
-    import torch
-
-    return torch.tensor(rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..configuration import Configuration, Execution, build
-from ..errors import BadInput, BrokenRun
+from ..errors import AttribkitError, BadInput, BrokenRun
 from ..files import write_whole
 from ..model.adapter import VisionModel
 from ..problems.base import Problem
@@ -94,11 +95,9 @@ def execute(configuration: Configuration, execution: Execution, *, say: Say, pro
         shop.begin(facts(engine=execution.engine, workers=job.workers, devices=list(devices)))
         try:
             return _done(shop, job)
-        except KeyboardInterrupt:
-            shop.seen("interrupted")
-            raise
-        except BaseException:
-            shop.seen("failed")
+        except BaseException as error:
+            with contextlib.suppress(AttribkitError):  # what brought us here is said; a disk that is full takes this no more
+                shop.seen("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
             raise
 
 
