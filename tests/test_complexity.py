@@ -106,7 +106,9 @@ def test_the_more_even_of_two_maps_is_less_sparse(score):
 
 
 @pytest.mark.parametrize(
-    ("metric", "score"), [(Sparseness(), gini), (Entropy(), entropy), (HalfMass(), half_mass_share), (HalfMass(0.9), None)], ids=str
+    ("metric", "score"),
+    [(Sparseness(), gini), (Entropy(), entropy), (HalfMass(), half_mass_share), (HalfMass(0.9), None)],
+    ids=["sparseness", "entropy", "half_mass", "half_mass_0.9"],
 )
 def test_the_classes_look_at_the_maps_own_resolution(metric, score):
     batch = Batch(torch.zeros(3, 3, 24, 40), Targets(torch.zeros(3, dtype=torch.int64)), ("a", "b", "c"))
