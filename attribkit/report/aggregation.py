@@ -40,7 +40,7 @@ def _row(panel: Aggregated) -> dict[str, Any]:
     side = 100 / panel.n
     return {
         "pictures": [
-            {"count": count, "src": _picture(small[place] / limit) if count else "", "width": size[1], "height": size[0]}
+            {"count": count, "src": tile(small[place] / limit) if count else "", "width": size[1], "height": size[0]}
             for place, count in enumerate(panel.counts)
         ],
         "cell": {"x": f"{panel.cell % panel.n * side:.2f}%", "y": f"{panel.cell // panel.n * side:.2f}%", "side": f"{side:.2f}%"},
@@ -56,7 +56,7 @@ def _averaged(panel: Aggregated, size: tuple[int, int]) -> NDArray[np.float32]:
     return small
 
 
-def _picture(shares: NDArray[np.float32]) -> str:
+def tile(shares: NDArray[np.float32]) -> str:
     """A map of shares of the scale as a PNG of 256 colours."""
     codes = np.rint(255 * np.clip(np.nan_to_num(shares), 0, 1)).astype(np.uint8)
     image, buffer = Image.fromarray(codes), io.BytesIO()

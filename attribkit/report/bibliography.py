@@ -11,13 +11,13 @@ from .page import About
 _DATED = re.compile(r"\b(19|20)\d\d\b|arXiv:|https?://")
 
 
-def used(about: About) -> dict[str, Any]:
-    """What the template shows: methods and metrics with the numbers of their papers, each of which is listed once.
+def used(about: About, kinds: tuple[str, str] = ("Method", "Metric")) -> dict[str, Any]:
+    """What the template shows: methods and metrics, in the words of `kinds`, with the numbers of their papers, each of which is listed once.
 
     A `paper` may name several, one after another with "; " between them; what has no year and no address is a remark.
     """
     papers: dict[str, int] = {}
-    rows = {kind: [_row(entry, papers) for entry in entries] for kind, entries in (("Method", about.methods), ("Metric", about.metrics))}
+    rows = {kind: [_row(entry, papers) for entry in entries] for kind, entries in zip(kinds, (about.methods, about.metrics), strict=True)}
     return {"about": about, "used": list(rows.items()), "papers": list(papers)}
 
 

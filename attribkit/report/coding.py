@@ -38,7 +38,7 @@ def coded_map(map_: object, side: int) -> Coded:
     """A map (h, w), averaged down where it is larger than `side`."""
     values, note = colours.finite(map_)
     low, high = float(values.min()), float(values.max())
-    return _recode(_averaged(values, side), low, high, note)
+    return _recode(averaged(values, side), low, high, note)
 
 
 def _recode(values: colours.Values, low: float, high: float, note: str) -> Coded:
@@ -54,10 +54,10 @@ def smaller(coded: Coded, side: int) -> Coded:
         return coded
     codes = coded.codes.astype(np.float32)
     share: colours.Values = (codes - 128) / np.float32(127) if coded.scale.signed else codes / np.float32(255)
-    return _recode(_averaged(share * np.float32(coded.scale.limit), side), coded.low, coded.high, coded.note)
+    return _recode(averaged(share * np.float32(coded.scale.limit), side), coded.low, coded.high, coded.note)
 
 
-def _averaged(values: colours.Values, side: int) -> colours.Values:
+def averaged(values: colours.Values, side: int) -> colours.Values:
     height, width = values.shape
     if max(height, width) <= side:
         return values

@@ -111,6 +111,7 @@ def gallery(items: Iterable[Item], *, name: str = "gallery", heading: str = "", 
         "metrics": metrics,
         "scored": scored,
         "note": "",
+        "back": "",
         "compared": len(set(scored) - plan.controls),
     }
     return Section(name, "gallery.html", content, "gallery.js", data, heading)

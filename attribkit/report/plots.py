@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..scoring.summaries import Summary
-from .boards import Board
+from .boards import Board, Subject
 from .evidence import Curves
 from .scales import Numbers, Span, number, share_of, span_of, ticks, written
 from .spreads import Band, band_of, box_of, curves_of
@@ -115,18 +115,23 @@ def _cell(row: Summary | None, rank: int | None) -> dict[str, Any] | None:
 
 def box_chart(board: Board, scores: Mapping[str, Numbers], span: Span, controls: set[str]) -> dict[str, Any]:
     """Box plots: a row for each method in the order of the board, whose axis is `span`."""
+    rows = {row.method: scores.get(row.method) for row in board.rows}
+    return boxes(board.subject, rows, [row.chance for row in board.rows], span, controls=controls)
+
+
+def boxes(
+    subject: Subject, rows: Mapping[str, Numbers | None], chances: Sequence[float], span: Span, *, controls: Collection[str] = ()
+) -> dict[str, Any]:
+    """A box plot for each of these scores by name, and a broken line at the middle of the chances."""
     place = _placed(span)
-    chances = [row.chance for row in board.rows if math.isfinite(row.chance)]
+    known = [chance for chance in chances if math.isfinite(chance)]
     return {
-        "problem": board.subject[0],
-        "model": board.subject[1],
-        "metric": board.subject[2],
+        "problem": subject[0],
+        "model": subject[1],
+        "metric": subject[2],
         "ticks": _ticks(span, place),
-        "chance": place(float(np.median(chances))) if chances else None,
-        "rows": [
-            {"method": row.method, "control": row.method in controls, "box": _box(scores.get(row.method), span, place)}
-            for row in board.rows
-        ],
+        "chance": place(float(np.median(known))) if known else None,
+        "rows": [{"method": name, "control": name in controls, "box": _box(values, span, place)} for name, values in rows.items()],
     }
 
 
