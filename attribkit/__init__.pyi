@@ -9,6 +9,9 @@ from . import testing as testing
 from .attribution import Attribution as Attribution
 from .batch import Batch as Batch
 from .batch import Targets as Targets
+from .diagnosing import diagnose as diagnose
+from .diagnosis.findings import Finding as Finding
+from .diagnosis.result import Diagnosis as Diagnosis
 from .errors import AttribkitError as AttribkitError
 from .errors import BadInput as BadInput
 from .errors import BrokenFile as BrokenFile

@@ -35,6 +35,7 @@ LAYERS = [
     "diagnosis",
     "report",
     "evaluating",
+    "diagnosing",
     "demo",
     "__init__",
     "cli",
@@ -219,6 +220,7 @@ ROOMS: dict[str, tuple[str, dict[str, str]]] = {
             "problems/shards.py": "digests are of bytes on the host",
             "store/shards.py": "maps are written from the host",
             "evaluating/": "what a run keeps, and what its page shows, is on the host",
+            "diagnosing/": "answers are counted, and pictures shown, on the host",
         },
     ),
     "writes a file": (
@@ -244,6 +246,7 @@ ROOMS: dict[str, tuple[str, dict[str, str]]] = {
             "model/weights.py": "damaged files raise a dozen types",
             "images.py": "damaged files raise half a dozen types",
             "evaluating/": "whatever a model, a method or a metric raises is a failure of that one, and the scores of others stay",
+            "diagnosing/asking.py": "whatever a model raises is a failure of that image, and what it says of others stays",
             "store/": "what was opened is closed and what was begun is undone, whatever ends it; it is raised again",
             "cli/": "whatever goes wrong is one line for the person, with --traceback to see the rest",
             "testing/suite.py": "whatever a method, a metric or a removal raises is a broken promise of that one",

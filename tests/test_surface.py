@@ -200,6 +200,8 @@ SIGNATURES = {
     "segments.SLIC": "segments=, compactness=",
     "segments.Squares": "side=",
     "evaluate": "problem, methods, metrics, *, store=, controls=, progress=, watch=",
+    "diagnose": "model, problem, method=, *, removal=, protected=, training=, seed=, store=, progress=",
+    "Diagnosis.record": "self",
     "Scores.add": "self, key, batch, values, *, chances=, higher_is_better=, control=",
     "Scores.table": "self, *, problem=, metric=, by=",
     "Scores.compare": "self, a, b, *, metric=, problem=",

@@ -65,6 +65,11 @@ class Files:
         columns = zip(*(row.groups for row in self.manifest.rows), strict=True)
         return {name: _sorted(set(column)) for name, column in zip(self.manifest.groups, columns, strict=True)}
 
+    @functools.cached_property
+    def unlabelled(self) -> frozenset[str]:
+        """The paths of rows without a label."""
+        return frozenset(row.path for row in self.manifest.rows if not row.label)
+
     def numbered(self) -> Iterator[tuple[Sequence[int], Batch]]:
         """Batches, each with the rows in it; what cannot be read is left out and stands in `failures` afterwards."""
         self.failures.clear()

@@ -73,6 +73,11 @@ class Labelled:
         """The label of each code, for each group of a manifest."""
         return self._images.group_names
 
+    @property
+    def unlabelled(self) -> frozenset[str]:
+        """The ids of images that have no label, and whose target is what the model predicts."""
+        return self._images.unlabelled
+
     def __len__(self) -> int:
         return len(self._images)
 
@@ -118,6 +123,7 @@ class Batches:
     """Images that are in memory already."""
 
     group_names: Mapping[str, tuple[str, ...]] = {}
+    unlabelled: frozenset[str] = frozenset()
 
     def __init__(self, model: VisionModel, batches: Sequence[Batch], limit: int | None = None) -> None:
         if not isinstance(batches, list | tuple) or not batches or not all(isinstance(each, Batch) for each in batches):

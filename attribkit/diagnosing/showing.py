@@ -1,0 +1,155 @@
+"""Pictures of what is found: images with their maps and regions, what a swap showed the model, and mean maps by class and group."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..attribution import Attribution
+from ..batch import Batch, Targets
+from ..diagnosis.answers import NONE, Answers, Swap, labels_of
+from ..diagnosis.findings import Finding
+from ..diagnosis.masking import DECIDES
+from ..diagnosis.result import MeanMap, Picture
+from ..errors import BrokenRun
+from ..evaluating.units import read
+from ..maps import positive, unit_sum
+from ..scoring.summaries import Label
+from ..store.folder import MAPS, Store
+from ..store.shards import read as read_maps
+from .answered import Answered
+from .asking import Asking
+from .versions import box_of
+
+CLASSES, LABELS = 6, 6  # of mean maps: the classes with the most answers; groups with no more labels
+BOX = "its box"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Shown:
+    """What can be shown of a diagnosis; `folder` has the maps."""
+
+    folder: Path
+    answered: Answered
+    asking: Asking
+    answers: Answers
+
+    def pictures(self, findings: Sequence[Finding]) -> tuple[tuple[Picture, ...], ...]:
+        """The images that each finding points at; of a swap, each followed by what the model was shown instead."""
+        wanted = {name for each in findings for name in each.images}
+        known = {picture.id: (picture, batch) for picture, batch in self._whole(wanted)}
+        return tuple(tuple(self._of(each, known)) for each in findings)
+
+    def _of(self, finding: Finding, known: Mapping[str, tuple[Picture, Batch]]) -> Iterator[Picture]:
+        swap = next((each for each in self.answers.swaps if finding.test == "swap" and each.cue == finding.cue), None)
+        for name in finding.images:
+            if name in known:
+                picture, batch = known[name]
+                yield self._boxed(picture) if finding.test == "masking" else picture
+                if swap is not None:
+                    yield from self._swapped(swap, batch)
+
+    def _whole(self, wanted: set[str]) -> Iterator[tuple[Picture, Batch]]:
+        problem = self.answered.problem
+        for number, maps in self._maps():
+            own = [name for name in problem.names(number) if name in wanted]
+            part = read(problem, number, own) if own else None
+            if part is None or part.batch is None:
+                continue
+            batch = part.model.fit(part.batch)
+            for row, name in enumerate(batch.ids):
+                one = batch[row : row + 1]
+                yield self._picture(one, name, self._caption(name), maps.get(name)), one
+
+    def _picture(self, one: Batch, name: str, caption: str, map_: Tensor | None) -> Picture:
+        pixels = (255 * self.answered.model.preprocessing.pixels(one.images.cpu())[0]).round().to(torch.uint8)
+        regions = {region: (mask[0] > 0.5).cpu() for region, mask in one.regions.items()}
+        return Picture(name, caption, pixels, map_, regions)
+
+    def _caption(self, name: str) -> str:
+        at = self._rows[name]
+        truth, answer = self.answers.truth[at], self.answers.named(int(self.answers.full[at]))
+        if truth == NONE:
+            return f"answered {answer}"
+        return f"{answer}, right" if truth == self.answers.full[at] else f"{self.answers.named(int(truth))}, answered {answer}"
+
+    @property
+    def _rows(self) -> dict[str, int]:
+        return {name: row for row, name in enumerate(self.answers.ids)}
+
+    def _boxed(self, picture: Picture) -> Picture:
+        """The picture with the box that was removed, and what was answered without it."""
+        region = picture.regions.get(str(self.answers.region))
+        if region is None:
+            return picture
+        answer = self.answers.named(int(self.answers.versions[DECIDES].answers[self._rows[picture.id]]))
+        return picture._replace(
+            caption=f"{picture.caption}; without the box: {answer}", regions={**picture.regions, BOX: box_of(region.unsqueeze(0))[0]}
+        )
+
+    def _swapped(self, swap: Swap, one: Batch) -> Iterator[Picture]:
+        """The image with the part of a donor that changed its answer, if it did by one that it was shown to."""
+        pool = self.asking.questions.pool
+        at = self._rows[one.ids[0]]
+        changed = np.flatnonzero((swap.images == at) & (swap.answers != NONE) & (swap.answers != self.answers.full[at]))
+        cue = next((each for each in pool.cues if each.name == swap.cue), None) if pool is not None else None
+        if not len(changed) or pool is None or cue is None:
+            return
+        donor, answer = int(swap.donors[changed[0]]), int(swap.answers[changed[0]])
+        images, _ = pool.exchanged(self.answered.model, one, cue, torch.tensor([donor], device=one.images.device))
+        shown = Batch(images, Targets(torch.tensor([answer], device=images.device), one.targets.kind), one.ids)
+        map_ = self.asking.questions.method(self.answered.model, shown).maps[0].cpu()
+        caption = f"with the {cue.name} of another image: answered {self.answers.named(answer)}"
+        yield self._picture(shown, f"{one.ids[0]}, {cue.name} of {pool.batch.ids[donor]}", caption, map_)
+
+    # Maps ------------------------------------------------------------------------------------------------------------------------------
+
+    def _maps(self) -> Iterator[tuple[int, dict[str, Tensor]]]:
+        """The maps of each shard by the names of their images, on the host; none where a file is lost."""
+        with Store(self.folder) as store:
+            files = {number: rest for number, *rest in store.files(self.asking.questions.method.brief())}
+        for number in range(self.answered.shards):
+            yield number, self._kept(*files[number]) if number in files else {}
+
+    def _kept(self, file: str, digest: str) -> dict[str, Tensor]:
+        try:
+            kept: Attribution = read_maps(self.folder / MAPS / file, digest)
+        except BrokenRun:  # it was lost while this went on; the images are shown without
+            return {}
+        return dict(zip(kept.ids, kept.maps, strict=True))
+
+    def means(self) -> tuple[MeanMap, ...]:
+        """The mean map of each of the most frequent answers, of all images and of each label of each group that has few."""
+        rows, sums = self._rows, dict[tuple[int, str | None, Label | None], tuple[Tensor, int]]()
+        parts = self._parts()
+        for _, maps in self._maps():
+            for name, map_ in maps.items():
+                if name in rows and bool(map_.isfinite().all()):
+                    share = unit_sum(positive(map_.double()))
+                    for part, inside in parts.items():
+                        if inside[rows[name]] and (part not in sums or sums[part][0].shape == share.shape):
+                            total, count = sums.get(part, (torch.zeros_like(share), 0))
+                            sums[part] = total + share, count + 1
+        return tuple(
+            MeanMap(self.answers.named(answer), by, None if label is None else str(label), total.float() / count, count)
+            for (answer, by, label), (total, count) in sums.items()
+        )
+
+    def _parts(self) -> dict[tuple[int, str | None, Label | None], NDArray[np.bool_]]:
+        answers = self.answers
+        found, counts = np.unique(answers.full, return_counts=True)
+        frequent = [int(found[at]) for at in np.argsort(-counts, kind="stable")[:CLASSES]]
+        parts: dict[tuple[int, str | None, Label | None], NDArray[np.bool_]] = {}
+        for each in frequent:
+            mine = answers.full == each
+            parts[each, None, None] = mine
+            for by, group in answers.groups.items():
+                labels = labels_of(group)
+                parts |= {(each, by, label): mine & (group == label) for label in labels if len(labels) <= LABELS}
+        return parts
