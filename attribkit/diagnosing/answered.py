@@ -12,8 +12,9 @@ from torch import Tensor
 from ..batch import Batch, Targets
 from ..evaluating.units import read
 from ..model.adapter import VisionModel
-from ..problems.shards import Shard, Sharded, digested, rows_of
+from ..problems.shards import Shard, digested, rows_of
 from ..scores import Failure
+from .held import Held
 
 BORDER, CENTRE, MIRRORED = "image border", "image centre", "{}, mirrored"
 FRAME = 8  # the border is an eighth of each side wide
@@ -39,7 +40,7 @@ class Answered:
 
     name: ClassVar[str] = "answered"
 
-    problem: Sharded
+    problem: Held
     known: dict[str, Known] = dataclasses.field(default_factory=dict, init=False)
     groups: tuple[str, ...] = dataclasses.field(default=(), init=False)
     regions: tuple[str, ...] = dataclasses.field(default=(), init=False)
@@ -81,9 +82,8 @@ class Answered:
     @property
     def group_names(self) -> Mapping[str, tuple[str, ...]]:
         """The problem's, and the names of the classes."""
-        own: Mapping[str, tuple[str, ...]] = getattr(self.problem, "group_names", {})
         names = self.model.classes or tuple(f"class {index}" for index in range(self.outputs))
-        return {**own, self.class_group: names}
+        return {**self.problem.group_names, self.class_group: names}
 
     @property
     def class_group(self) -> str:
@@ -127,7 +127,7 @@ class Answered:
 
     def _noted(self, batch: Batch, logits: Tensor) -> Batch:
         """The batch with answers as targets; what is known of its images is kept."""
-        unlabelled: Collection[str] = getattr(self.problem, "unlabelled", ())
+        unlabelled = self.problem.unlabelled
         self.groups, self.regions, self.outputs = tuple(batch.groups), tuple(batch.regions), logits.shape[1]
         answers, shares = logits.argmax(1), logits.softmax(1)
         truth = torch.tensor([name not in unlabelled for name in batch.ids], device=logits.device)

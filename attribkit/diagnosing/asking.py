@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,17 +16,16 @@ from ..batch import Batch, Targets
 from ..diagnosis.answers import NONE, Answers, Donors, Swap, Version
 from ..diagnosis.masking import VERSIONS
 from ..evaluating.asking import said
-from ..evaluating.units import read
 from ..maps import positive, resize, unit_range
 from ..methods.base import Method
 from ..metrics.attention_iou import attention_iou_pairs
 from ..model.adapter import VisionModel
-from ..problems.shards import Sharded, picked
 from ..removals.base import Removal
 from ..scores import Failure
 from ..scoring.summaries import type_of
 from .answered import MOST_CLASSES, Answered
 from .exchanging import Pool
+from .held import Held
 from .versions import kept
 
 LAYER_MASKING = "layer masking:"  # how its warnings begin
@@ -71,16 +70,11 @@ class Asking:
     failures: list[Failure] = dataclasses.field(default_factory=list)
     said: list[str] = dataclasses.field(default_factory=list)
 
-    def all(self, problem: Sharded, names: Mapping[str, object]) -> Iterator[int]:
+    def all(self, problem: Held, names: Collection[str]) -> Iterator[int]:
         """Ask about every image of these names, shard by shard; how many are behind."""
-        done = 0
-        for number in range(problem.shards):
-            own = [name for name in problem.names(number) if name in names]
-            part = read(problem, number, own) if own else None
-            if part is not None and part.batch is not None:
-                self.batch(part.model.fit(part.batch))
-            done += len(own)
-            yield done
+        for _, batch in problem.images(names):
+            self.batch(batch)
+            yield len(self.rows)
 
     def batch(self, batch: Batch) -> None:
         """Ask about a batch, or where that fails about its halves."""
@@ -232,21 +226,3 @@ def _labels(answered: Answered, name: str, codes: Sequence[int | None]) -> NDArr
         kind = type_of(names)
         labels[:] = [None if code is None or not names[code] else kind(names[code]) for code in codes]
     return labels
-
-
-def named(problem: Sharded, names: Sequence[str]) -> Batch | None:
-    """The images of these names, in any order; None where none can be read."""
-    from ..problems.labelled import Labelled
-
-    wanted = set(names)
-    parts = []
-    for number in range(problem.shards):
-        own = [name for name in problem.names(number) if name in wanted]
-        part = read(problem, number, own) if own else None
-        if part is not None and part.batch is not None:
-            parts.append(picked(part.model.fit(part.batch), wanted))
-    sizes = {part.images.shape[1:] for part in parts}
-    if len(sizes) != 1:
-        return None
-    whole = Labelled(problem.model, parts)
-    return whole.batch(range(len(whole)))

@@ -28,9 +28,10 @@ from ..removals.infill import NoisyLinear
 from ..removals.layer_masking import LayerMask
 from ..scores import Scores
 from .answered import BORDER, CENTRE, MIRRORED, Answered
-from .asking import Asking, Questions, named
+from .asking import Asking, Questions
 from .concluding import Gathered, concluded
 from .exchanging import Pool, cues_of, spread
+from .held import Held
 from .told import Told
 from .trained import training_of
 
@@ -101,8 +102,8 @@ class Examination:
     """One model and problem: what is asked of them, in turn, and why something could not be."""
 
     def __init__(self, model: VisionModel, problem: Sharded, by: Method, seed: int, progress: Listener | None) -> None:
-        self.model, self.problem, self.by, self.seed = model, problem, by, seed
-        self.answered, self.pace, self.limits = Answered(problem), Told(progress), list[Limit]()
+        self.model, self.problem, self.by, self.seed = model, Held(problem), by, seed
+        self.answered, self.pace, self.limits = Answered(self.problem), Told(progress), list[Limit]()
         first = self.answered.first()
         if first is None:
             raise BadInput(f"{problem.label}: got no image that can be read and answered, allowed: at least one")
@@ -167,7 +168,7 @@ class Examination:
             self.limits.append(Limit("swap", "what exchanging object and background does, for want of masks (mask:NAME)"))
             return None
         chosen = spread(self.answered.known, LENDERS, self.seed)
-        lenders = named(self.problem, chosen)
+        lenders = self.problem.together(chosen)
         if lenders is None or lenders.images.shape[1:] != self.looks_like.images.shape[1:]:
             self.limits.append(Limit("swap", "parts can be exchanged only between images of one size"))
             return None

@@ -18,7 +18,6 @@ from ..diagnosis.findings import Finding
 from ..diagnosis.masking import DECIDES
 from ..diagnosis.result import MeanMap, Picture
 from ..errors import BrokenRun
-from ..evaluating.units import read
 from ..maps import positive, unit_sum
 from ..scoring.summaries import Label
 from ..store.folder import MAPS, Store
@@ -56,16 +55,12 @@ class Shown:
                     yield from self._swapped(swap, batch)
 
     def _whole(self, wanted: set[str]) -> Iterator[tuple[Picture, Batch]]:
-        problem = self.answered.problem
-        for number, maps in self._maps():
-            own = [name for name in problem.names(number) if name in wanted]
-            part = read(problem, number, own) if own else None
-            if part is None or part.batch is None:
-                continue
-            batch = part.model.fit(part.batch)
+        maps = self._files()
+        for number, batch in self.answered.problem.images(wanted):
+            kept = self._kept(*maps[number]) if number in maps else {}
             for row, name in enumerate(batch.ids):
                 one = batch[row : row + 1]
-                yield self._picture(one, name, self._caption(name), maps.get(name)), one
+                yield self._picture(one, name, self._caption(name), kept.get(name)), one
 
     def _picture(self, one: Batch, name: str, caption: str, map_: Tensor | None) -> Picture:
         pixels = (255 * self.answered.model.preprocessing.pixels(one.images.cpu())[0]).round().to(torch.uint8)
@@ -110,14 +105,13 @@ class Shown:
 
     # Maps ------------------------------------------------------------------------------------------------------------------------------
 
-    def _maps(self) -> Iterator[tuple[int, dict[str, Tensor]]]:
-        """The maps of each shard by the names of their images, on the host; none where a file is lost."""
+    def _files(self) -> dict[int, tuple[str, str]]:
+        """The file of each shard's maps, and its digest."""
         with Store(self.folder) as store:
-            files = {number: rest for number, *rest in store.files(self.asking.questions.method.brief())}
-        for number in range(self.answered.shards):
-            yield number, self._kept(*files[number]) if number in files else {}
+            return {number: (file, digest) for number, file, digest in store.files(self.asking.questions.method.brief())}
 
     def _kept(self, file: str, digest: str) -> dict[str, Tensor]:
+        """The maps of a shard by the names of their images, on the host; none where the file is lost."""
         try:
             kept: Attribution = read_maps(self.folder / MAPS / file, digest)
         except BrokenRun:  # it was lost while this went on; the images are shown without
@@ -128,8 +122,8 @@ class Shown:
         """The mean map of each of the most frequent answers, of all images and of each label of each group that has few."""
         rows, sums = self._rows, dict[tuple[int, str | None, Label | None], tuple[Tensor, int]]()
         parts = self._parts()
-        for _, maps in self._maps():
-            for name, map_ in maps.items():
+        for file in self._files().values():
+            for name, map_ in self._kept(*file).items():
                 if name in rows and bool(map_.isfinite().all()):
                     share = unit_sum(positive(map_.double()))
                     for part, inside in parts.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..batch import Batch, Targets
+from ..model.planted import CLASSES
 from .base import PROBLEMS, whole_number
-from .scenes import Scenes, Shortcut, check, draw
+from .scenes import PLACES, TAGS, Scenes, Shortcut, check, draw
 from .shards import Shard, digested, of_range, starts
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class Planted:
     """
 
     name: ClassVar[str] = "planted"
+    group_names: ClassVar[Mapping[str, tuple[str, ...]]] = {"object": CLASSES, "background": PLACES, "tag": TAGS}
 
     model: VisionModel
     count: int = 256
