@@ -64,6 +64,7 @@ def test_the_core_needs_no_rival_and_no_drawing(statement: str) -> None:
         ["--version"],
         ["explain", "--help"],
         ["evaluate", "--help"],
+        ["diagnose", "--help"],
         ["show", "--help"],
         ["demo", "--help"],
         ["list", "--help"],

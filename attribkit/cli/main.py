@@ -11,6 +11,7 @@ import click
 from .. import __version__
 from ..errors import AttribkitError, InUse, Unwritable
 from .demonstrate import demo
+from .diagnose import diagnose
 from .evaluate import evaluate
 from .explain import explain
 from .listing import list_
@@ -22,7 +23,7 @@ from .show import show
 @click.version_option(__version__, prog_name="attribkit")
 @click.option("--traceback", is_flag=True, help="Show where in the code an error came from.")
 def attribkit(traceback: bool) -> None:
-    """Saliency maps for vision models: see what a model looked at, and which methods tell the truth about it."""
+    """See what a vision model looked at, which methods tell the truth about it, and what it leans on and should not."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -54,5 +55,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(FAILED)
 
 
-for _command in (explain, evaluate, show, list_, demo):
+for _command in (explain, evaluate, diagnose, show, list_, demo):
     attribkit.add_command(_command)
