@@ -35,6 +35,7 @@ from .model.adapter import VisionModel as VisionModel
 from .model.zoo import load_model as load_model
 from .problems import PROBLEMS as PROBLEMS
 from .removals import REMOVALS as REMOVALS
+from .report.writing import write_report as write_report
 from .scores import Scores as Scores
 from .segments import SEGMENTERS as SEGMENTERS
 from .store import Store as Store

@@ -130,7 +130,9 @@ def diagnosis(count=240, names=NAMES, *, masks=True, shortcut=0.9, seed=0, each=
     answers = answers_of(count, names, masks=masks, shortcut=shortcut, seed=seed)
     draw, torch_draw = np.random.default_rng(seed + 1), torch.Generator().manual_seed(seed)
     overlaps = overlaps_of(answers, names, draw) if masks else []
-    border = Overlap("image border", np.clip(0.4 + 0.1 * draw.standard_normal(count), 0, 1), np.full(count, 0.4375), np.full(count, math.nan))
+    border = Overlap(
+        "image border", np.clip(0.4 + 0.1 * draw.standard_normal(count), 0, 1), np.full(count, 0.4375), np.full(count, math.nan)
+    )
     pairs = np.clip(0.3 + 0.1 * draw.standard_normal((count, 4, 4)), 0, 1)
     pairs[:, 1, 3] = pairs[:, 3, 1] = np.clip(pairs[:, 1, 3] + 0.3, 0, 1)
     found = [grouped(answers), masked(answers), swapped(answers), amplified(answers, None), looked(answers, overlaps, [border])]

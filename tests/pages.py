@@ -64,6 +64,36 @@ class Parsed(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
+class Tables(HTMLParser):
+    """The text of every cell of every table, and the attributes of what is drawn in it."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.found, self.drawn, self._cell = [], [], None
+        self.feed(path.read_text("utf-8"))
+
+    def handle_starttag(self, tag, attributes):
+        if tag == "table":
+            self.found.append([])
+            self.drawn.append([])
+        elif tag == "tr":
+            self.found[-1].append([])
+            self.drawn[-1].append([])
+        elif tag in ("td", "th"):
+            self._cell = ""
+        elif tag in ("circle", "line", "rect", "path", "img") and self._cell is not None:
+            self.drawn[-1][-1].append(dict(attributes))
+
+    def handle_data(self, text):
+        if self._cell is not None:
+            self._cell += text
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th"):
+            self.found[-1][-1].append(" ".join(self._cell.split()))
+            self._cell = None
+
+
 def decoded(uri):
     head, body = uri.split(",")
     image = Image.open(io.BytesIO(base64.b64decode(body)))

@@ -7,12 +7,11 @@ import csv
 import math
 import subprocess
 import sys
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 import torch
-from pages import HOSTILE, Browser, Parsed, decoded, digest
+from pages import HOSTILE, Browser, Parsed, Tables, decoded, digest
 from PIL import Image
 
 from attribkit import BadInput, Batch, Scores, Targets
@@ -187,36 +186,6 @@ def test_metrics_count_alike_whatever_their_scale_and_what_is_undefined_comes_la
 
 
 # What stands where ------------------------------------------------------------------------------------------------------------------------
-
-
-class Tables(HTMLParser):
-    """The text of every cell of every table, and the attributes of what is drawn in it."""
-
-    def __init__(self, path):
-        super().__init__()
-        self.found, self.drawn, self._cell = [], [], None
-        self.feed(path.read_text("utf-8"))
-
-    def handle_starttag(self, tag, attributes):
-        if tag == "table":
-            self.found.append([])
-            self.drawn.append([])
-        elif tag == "tr":
-            self.found[-1].append([])
-            self.drawn[-1].append([])
-        elif tag in ("td", "th"):
-            self._cell = ""
-        elif tag in ("circle", "line", "rect", "path", "img") and self._cell is not None:
-            self.drawn[-1][-1].append(dict(attributes))
-
-    def handle_data(self, text):
-        if self._cell is not None:
-            self._cell += text
-
-    def handle_endtag(self, tag):
-        if tag in ("td", "th"):
-            self.found[-1][-1].append(" ".join(self._cell.split()))
-            self._cell = None
 
 
 def write(tmp_path, scores=None, about=None, **evidence):

@@ -202,6 +202,7 @@ SIGNATURES = {
     "segments.Squares": "side=",
     "evaluate": "problem, methods, metrics, *, store=, controls=, progress=, watch=",
     "diagnose": "model, problem, method=, *, removal=, protected=, training=, seed=, store=, progress=",
+    "write_report": "result, path",
     "Diagnosis.record": "self",
     "Scores.add": "self, key, batch, values, *, chances=, higher_is_better=, control=",
     "Scores.table": "self, *, problem=, metric=, by=",

@@ -12,7 +12,7 @@ _DATED = re.compile(r"\b(19|20)\d\d\b|arXiv:|https?://")
 
 
 def used(about: About, kinds: tuple[str, str] = ("Method", "Metric")) -> dict[str, Any]:
-    """What the template shows: methods and metrics, in the words of `kinds`, with the numbers of their papers, each of which is listed once.
+    """What the template shows: methods and metrics, called as `kinds` says, with the numbers of their papers, each of which is listed once.
 
     A `paper` may name several, one after another with "; " between them; what has no year and no address is a remark.
     """

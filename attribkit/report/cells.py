@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..diagnosis.answers import percent
@@ -21,9 +21,8 @@ def share(value: float) -> str:
 
 def between(low: float, high: float) -> str:
     """The interval of a share in per cent, without the sign; nothing where there is none."""
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return ""
-    return f"[{percent(low)}, {percent(high)}]".replace(" %", "")
+    # What is 1 but for rounding is all of them.
+    return bracketed(low, high, lambda end: percent(round(end, 5)).removesuffix(" %"))
 
 
 def points(value: float) -> str:
@@ -31,7 +30,17 @@ def points(value: float) -> str:
     if not math.isfinite(value):
         return "–"
     text = f"{100 * value:.0f}" if abs(value) >= 0.01 else f"{100 * value:.1f}"
-    return text.replace("-0.0", "0.0").replace("-", "−")
+    return "0" if float(text) == 0 else text.replace("-", "−")
+
+
+def level(value: float) -> str:
+    """A score from 0 to 1; a dash where there is none."""
+    return f"{value:.2f}" if math.isfinite(value) else "–"
+
+
+def bracketed(low: float, high: float, words: Callable[[float], str]) -> str:
+    """An interval in words of its ends; nothing where there is none."""
+    return f"[{words(low)}, {words(high)}]" if math.isfinite(low) and math.isfinite(high) else ""
 
 
 def even_span(values: Sequence[float]) -> Span:

@@ -11,7 +11,7 @@ from ..diagnosis.findings import ORDER, Finding, Test
 from ..diagnosis.result import Diagnosis
 from ..metrics.attention_iou import AttentionIoU
 from ..registry import short
-from .cells import Cells, cell, chart, even_span, points, row, table
+from .cells import Cells, bracketed, cell, chart, even_span, points, row, table
 from .scales import share_of, ticks
 
 OPEN = 10  # claims that are shown without being asked for
@@ -70,7 +70,9 @@ def claims_content(diagnosis: Diagnosis, shown: set[str]) -> dict[str, Any]:
     """What the template shows; `shown` are the sections that the page has."""
     findings = diagnosis.findings
     span = even_span([end for each in findings for end in (each.effect, each.low, each.high)])
-    said = [_claim(diagnosis, at, each, shown) | {"chart": chart(each.effect, (each.low, each.high), span)} for at, each in enumerate(findings)]
+    said = [
+        _claim(diagnosis, at, each, shown) | {"chart": chart(each.effect, (each.low, each.high), span)} for at, each in enumerate(findings)
+    ]
     limits = {KINDS[test].name: [each.reason for each in diagnosis.limits if each.test == test] for test in ORDER}
     return {
         "headline": headline(diagnosis),
@@ -78,7 +80,7 @@ def claims_content(diagnosis: Diagnosis, shown: set[str]) -> dict[str, Any]:
         "claims": said[:OPEN],
         "folded": said[OPEN:],
         "total": len(diagnosis.claims),
-        "ticks": [{"at": f"{share_of(tick, span):.2f}%", "text": points(tick)} for tick in ticks(*span, most=4)],
+        "ticks": [{"at": f"{share_of(tick, span):.2f}%", "text": points(tick)} for tick in ticks(*span, most=6)],
         "limits": {name: list(dict.fromkeys(reasons)) for name, reasons in limits.items() if reasons},
     }
 
@@ -136,7 +138,9 @@ def _more(diagnosis: Diagnosis) -> list[str]:
         tested = _joined([f"{KINDS[test].name} ({counts[test]} claim{'s' * (counts[test] != 1)})" for test in ORDER if counts[test]])
         said.append(f"Tested: {tested}.")
         if not diagnosis.findings:
-            said.append("This is no proof that the model is right for the right reasons: small effects, and what was not tested, stay unseen.")
+            said.append(
+                "This is no proof that the model is right for the right reasons: small effects, and what was not tested, stay unseen."
+            )
     missing = list(dict.fromkeys(KINDS[test].name for test in ORDER if not counts[test]))
     if missing:
         said.append(f"Not tested: {_joined(missing)}.")
@@ -192,7 +196,7 @@ def others(diagnosis: Diagnosis) -> list[Cells]:
                 cell(KINDS[each.test].name, value=KINDS[each.test].name),
                 cell(
                     points(each.effect),
-                    f"[{points(each.low)}, {points(each.high)}]" if interval(each) else "",
+                    bracketed(each.low, each.high, points),
                     value=each.effect,
                     title=f"{KINDS[each.test].counts}; {each.how}",
                     chart=chart(each.effect, (each.low, each.high), span, chance=0.0),
@@ -204,5 +208,5 @@ def others(diagnosis: Diagnosis) -> list[Cells]:
         for each in found
     ]
     heads = ["Claim", "Test", "Effect, points", "Corrected p", "Images"]
-    words = f"{len(body)} claim{'s' * (len(body) != 1)} that {'were' if len(body) != 1 else 'was'} tested and {'do' if len(body) != 1 else 'does'} not stand"
+    words = "1 claim that was tested and does not stand" if len(body) == 1 else f"{len(body)} claims that were tested and do not stand"
     return [table("Claims that do not stand", heads, body, folded=words)] if body else []

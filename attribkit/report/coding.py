@@ -58,6 +58,7 @@ def smaller(coded: Coded, side: int) -> Coded:
 
 
 def averaged(values: colours.Values, side: int) -> colours.Values:
+    """A map (h, w) whose longer side is at most `side`."""
     height, width = values.shape
     if max(height, width) <= side:
         return values

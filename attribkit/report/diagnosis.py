@@ -14,7 +14,7 @@ from ..diagnosis.result import Diagnosis, Picture
 from ..errors import AttribkitError
 from ..files import write_whole
 from ..methods.base import Method
-from ..registry import one_of, short
+from ..registry import one_of
 from ..removals.base import Removal
 from .bibliography import used
 from .cells import Cells
@@ -76,9 +76,15 @@ def _galleries(diagnosis: Diagnosis) -> list[Section]:
     for place in shown:
         number, claim = place + 1, diagnosis.findings[place].claim
         items = _items(diagnosis.pictures[place], diagnosis.method or "map")
-        section = gallery(items, name=f"evidence-{number}", heading=f"{number}. {short(' '.join(claim.split()), HEADING)}", plan=Plan(budget=budget))
+        section = gallery(items, name=f"evidence-{number}", heading=f"{number}. {_begun(claim)}", plan=Plan(budget=budget))
         sections.append(dataclasses.replace(section, content={**section.content, "back": f"claim-{number}"}))
     return sections
+
+
+def _begun(claim: str) -> str:
+    """How a claim begins."""
+    words = " ".join(claim.split())
+    return words if len(words) <= HEADING else f"{words[: HEADING - 2].rstrip()} …"
 
 
 def _items(pictures: Sequence[Picture], method: str) -> Iterator[Item]:
@@ -97,9 +103,7 @@ def _about(diagnosis: Diagnosis) -> About:
     things = (("maps", diagnosis.method, Method), ("parts removed by", diagnosis.removal, Removal))
     methods = [(f"{what} {name}" if what != "maps" else name, name, _paper(name, base)) for what, name, base in things if name]
     counts = Counter(each.test for each in diagnosis.claims)
-    tests = [
-        (KINDS[test].name, f"{counts[test]} claim{'s' * (counts[test] != 1)}", KINDS[test].paper) for test in ORDER if counts[test]
-    ]
+    tests = [(KINDS[test].name, f"{counts[test]} claim{'s' * (counts[test] != 1)}", KINDS[test].paper) for test in ORDER if counts[test]]
     tests += [("all claims together", "Holm's correction, 5 % level", HOLM)] if tests else []
     return About(facts, methods, [(each.id, each.reason) for each in diagnosis.scores.failures], tests)
 

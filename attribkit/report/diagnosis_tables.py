@@ -8,11 +8,11 @@ from typing import Any, TypeVar
 
 from ..diagnosis.groups import FEWEST, GroupRow
 from ..diagnosis.labels import PairRow
-from ..diagnosis.masking import VERSIONS, ClassRow, VersionRow
+from ..diagnosis.masking import ClassRow, VersionRow
 from ..diagnosis.regions import RegionRow
 from ..diagnosis.result import Diagnosis
 from ..scoring.summaries import Label
-from .cells import ROWS, SHARES, Cells, between, cell, chart, even_span, points, row, share, table
+from .cells import ROWS, SHARES, Cells, between, bracketed, cell, chart, even_span, level, points, row, share, table
 from .page import Section
 from .scales import span_of, written
 
@@ -28,11 +28,11 @@ READING = {
     "swaps": "How many answers change when a part of the image comes from another image: one with another label of the group, and one with "
     "the same (broken line in the chart), which shows what cutting and pasting does by itself. Followed: how often the answer becomes that "
     "to the other image, where the two differed.",
-    "amplification": "How much more often answers pair a label with a class than the images do, where both go together in training; in points "
-    "(of 100 images), with the 95 % interval; broken line: not at all. Size: the mean over pairs whatever the direction, so that pairs "
-    "cannot cancel one another.",
-    "labels": "How much the maps of two labels overlap: 0 where they share nothing, 1 where they are the same. In small print: 95 % "
-    "interval and images.",
+    "amplification": "How much more often answers pair a label with a class than the images do, where both go together in training: in "
+    "points (of 100 images), with the 95 % interval; broken line: not at all. Size: the mean over pairs whatever the direction, so that "
+    "pairs cannot cancel one another.",
+    "labels": "How much the maps of two labels overlap: 0 where they share nothing, 1 where they are the same. In small print: the 95 % "
+    "interval.",
     "regions": "How much maps overlap a region, from 0 (not at all) to 1 (the map is the region), with the 95 % interval; “even” and the "
     "broken line: what a map has that is the same everywhere. Above it maps seek the region, below it they avoid it.",
 }
@@ -102,7 +102,7 @@ def _versions(rows: Sequence[VersionRow]) -> list[Cells]:
     heads = ["Shown", "Right", "AUC", "Kept", "Images"]
     body = [
         row(
-            each.words,
+            f"{each.version}: {each.words}",
             [
                 _share(each.accuracy, each.low, each.high, f"{each.labelled} labelled images"),
                 cell(share(each.auc), value=each.auc),
@@ -128,7 +128,7 @@ def _classes(rows: Sequence[ClassRow]) -> list[Cells]:
         row(target, [_class_cell(known.get((target, name))) for name in names]) for target in dict.fromkeys(each.target for each in rows)
     ]
     folded = f"Answers kept in each of {len(body)} classes" if len(body) > ROWS else ""
-    heads = ["Answered as", *(VERSIONS.get(name, name).removesuffix(" (a control)") for name in names)]
+    heads = ["Answered as", *names]
     return [table("Answers kept by class", heads, body, heading="By class: answers kept", folded=folded)] if body else []
 
 
@@ -174,7 +174,7 @@ def _amplification(diagnosis: Diagnosis) -> list[Cells]:
             [
                 cell(
                     points(each.amplification),
-                    f"[{points(each.low)}, {points(each.high)}]",
+                    bracketed(each.low, each.high, points),
                     value=each.amplification,
                     chart=chart(each.amplification, (each.low, each.high), span, chance=0.0),
                 ),
@@ -205,8 +205,10 @@ def _labels(rows: Sequence[PairRow]) -> list[Cells]:
 def _pair(each: PairRow | None) -> Cells | None:
     if each is None:
         return None
-    more = f"[{written(each.low)}, {written(each.high)}]" if math.isfinite(each.low) else ""
-    return cell(written(each.score), more, value=each.score, title=f"{each.count} images", chart=chart(each.score, (each.low, each.high), SHARES))
+    more = bracketed(each.low, each.high, level)
+    return cell(
+        level(each.score), more, value=each.score, title=f"{each.count} images", chart=chart(each.score, (each.low, each.high), SHARES)
+    )
 
 
 def _regions(rows: Sequence[RegionRow]) -> list[Cells]:
@@ -230,8 +232,8 @@ def _region(each: RegionRow | None, span: tuple[float, float]) -> Cells | None:
     if each is None:
         return None
     return cell(
-        written(each.score),
-        f"[{written(each.low)}, {written(each.high)}] even {written(each.uniform)}",
+        level(each.score),
+        f"{bracketed(each.low, each.high, level)} even {level(each.uniform)}".strip(),
         value=each.score,
         title=f"{each.count} image{'s' * (each.count != 1)}",
         chart=chart(each.score, (each.low, each.high), span, chance=each.uniform),

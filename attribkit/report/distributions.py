@@ -26,7 +26,9 @@ def charts(scores: Scores) -> list[dict[str, Any]]:
         for name in (ALL, *(f"{by}: {each[by]}" for by in groups if each[by] is not None)):
             found.setdefault(name, []).append(each["score"])
     known = {key: {name: scores_of(numbers(values), name) for name, values in found.items()} for key, found in rows.items()}
-    span = span_of(float(end) for found in known.values() for values in found.values() if len(values) for end in (values.min(), values.max()))
+    span = span_of(
+        float(end) for found in known.values() for values in found.values() if len(values) for end in (values.min(), values.max())
+    )
     return [
         boxes((key.method, "", key.metric), _ordered(found), chances[key], span)
         for key, found in known.items()

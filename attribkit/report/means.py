@@ -40,7 +40,7 @@ def _row(answer: str, means: Sequence[MeanMap | None]) -> dict[str, Any]:
             pictures.append({"count": 0, "src": "", "width": SIDE, "height": SIDE})
         else:
             pictures.append({"count": each.count, "src": tile(map_ / limit), "width": map_.shape[1], "height": map_.shape[0]})
-    return {"answer": answer, "pictures": pictures, "limit": f"{limit:.3g} ×", "zero": not any(np.any(map_) for map_ in maps)}
+    return {"answer": answer, "pictures": pictures, "limit": f"{limit:.3g}×", "zero": not any(np.any(map_) for map_ in maps)}
 
 
 def _levels(each: MeanMap) -> NDArray[np.float32]:
