@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
+from numpy.random import default_rng
 from numpy.typing import NDArray
 
-from ..scoring.resampling import intervals, sign_flips
 from ..scoring.summaries import Listing
 from .answers import NONE, Answers, labels_of
 from .findings import SHOWN, Finding, Limit
+from .proportions import PERMUTATIONS, above, exchanged, means
 
 Flags = NDArray[np.bool_]
 Signs = NDArray[np.float64]
@@ -25,6 +27,8 @@ Signs = NDArray[np.float64]
 LEAST = 0.01  # by how much of all images a pair must be more or less frequent than by chance to count as going together
 FEWEST = 10  # training images of a combination of labels
 MOST = 40  # labels of a group
+DRAWN = 40_000_000  # places of images in all permutations, of which there are fewer where images are many, but not below:
+LEAST_PERMUTATIONS = 1_000
 
 
 class Training(NamedTuple):
@@ -88,18 +92,18 @@ def amplified(answers: Answers, training: Training | None) -> Amplified:
     if not known.any() or not groups:
         return Amplified(Listing(), [], [Limit("amplification", "bias amplification, for want of labels or groups")])
     source = training or Training(answers.truth, answers.groups)
-    rows, claims, level = [], [], []
+    where = "training" if training else "these images, which stand for those of training"
+    rows, claims, limits = [], [], []
+    missing = [name for name in groups if name not in source.groups]
+    if missing:
+        limits.append(Limit("amplification", f"the training images have no group {', '.join(missing)}"))
     for names in _combinations([name for name in groups if name in source.groups]):
-        found = _row(answers, known, source, names)
-        if found is None:
-            level.append(" + ".join(names))
+        found = _row(answers, known, source, names, where)
+        if isinstance(found, Limit):
+            limits.append(found)
         else:
             rows.append(found[0])
             claims.append(found[1])
-    limits = []
-    if level:
-        where = "training images" if training else "these images, which stand for those of training that are not given,"
-        limits.append(Limit("amplification", f"no class goes together with {', '.join(level)} in {where} so that nothing can be amplified"))
     return Amplified(Listing(rows), claims, limits)
 
 
@@ -110,40 +114,64 @@ def _combinations(names: list[str]) -> Iterator[tuple[str, ...]]:
         yield from itertools.combinations(names, 2)
 
 
-def _row(answers: Answers, known: Flags, source: Training, names: tuple[str, ...]) -> tuple[AmplificationRow, Finding] | None:
-    """One group, or several combined; None where nothing goes together with anything, or the group is the class itself."""
-    cells = _cells(source, names)
-    classes = np.unique(source.truth[source.truth != NONE])
-    signs = pair_signs(_having(source.groups, names, cells), source.truth[:, None] == classes)
-    if not cells or not signs.any() or _is_class(answers, known, names):
-        return None
+def _row(answers: Answers, known: Flags, source: Training, names: tuple[str, ...], where: str) -> tuple[AmplificationRow, Finding] | Limit:
+    """One group, or several combined; a limit where nothing goes together with anything, or the group is the class itself."""
+    by = " + ".join(names)
+    if _is_class(answers, known, names):
+        return Limit("amplification", f"{by} says what class an image is of, so that no answer can follow the one beyond the other")
+    cells, labelled = _cells(source, names), source.truth != NONE
+    classes = np.unique(source.truth[labelled])
+    signs = pair_signs(_having(source.groups, names, cells)[labelled], source.truth[labelled][:, None] == classes)
     given = _having(answers.groups, names, cells)[known]
     truth, found = (each[known][:, None] == classes for each in (answers.truth, answers.full))
     pairs = bias_amplification(given, truth, found, signs)
     alive = ~np.isnan(pairs) & (signs != 0)
     if not alive.any():
-        return None
+        return Limit("amplification", f"no class goes together with {by} in {where} so that it can be amplified")
     weights = np.where(alive, signs, 0) / np.maximum(given.sum(0), 1)[:, None] / alive.sum()
-    own = ((given @ weights) * (found.astype(np.float64) - truth)).sum(1) * len(given)  # whose mean is the mean over pairs
-    low, high = intervals([own])[0].tolist()
-    by, value, sizes = " + ".join(names), float(pairs[alive].mean()), np.abs(pairs[alive])
+    pull = weights @ found.T.astype(np.float64)  # of each cell and image: what its answer adds if the image is of that cell
+    own = ((given.T * pull).sum(0) - ((given @ weights) * truth).sum(1)) * len(given)  # whose mean is the mean over pairs
+    low, high = means([own])[0].tolist()
+    value, sizes = float(pairs[alive].mean()), np.abs(pairs[alive])
     row = AmplificationRow(by, value, low, high, float(sizes.mean()), float(sizes.var()), len(given))
-    one_sided = float(sign_flips([own])[0]) / 2 if value > 0 else 1.0
     claim = (
-        f"Answers follow {by} further than the images do: what went together in training is answered {100 * value:.1f} points more often "
+        f"Answers follow {by} further than the images do: what goes together in {where} is answered {100 * value:.1f} points more often "
         f"than it is so."
     )
     telling = answers.called(np.flatnonzero(known)[np.argsort(-own, kind="stable")[:SHOWN]])
-    how = "directional bias amplification from group to class, mean over pairs; random signs of each image's part"
-    return row, Finding(claim, "amplification", by, value, low, high, len(given), one_sided, telling, how)
+    how = (
+        "directional bias amplification from group to class, mean over pairs; random signs of each image's part, "
+        "and groups exchanged among images of a class"
+    )
+    p = max(above(own), _by_chance(given, pull, answers.truth[known], answers.full[known]))
+    return row, Finding(claim, "amplification", by, value, low, high, len(given), p, telling, how)
+
+
+def _by_chance(given: Flags, pull: Signs, truth: NDArray[np.int64], found: NDArray[np.int64]) -> float:
+    """How often answers follow groups as far, if the images of each class have their groups exchanged among themselves.
+
+    A model that gives one class too often in all groups alike also answers some pairs more often than they are: that is no matter of
+    groups. Exchanged within classes, what goes together, and how often, stays as it is, also where the images at hand say what does.
+    """
+    cells = np.where(given.any(1), given.argmax(1), given.shape[1])  # one more, that adds nothing, for images of no cell
+    pull = np.concatenate([pull, np.zeros((1, pull.shape[1]))])
+    size, draw = int(max(LEAST_PERMUTATIONS, min(PERMUTATIONS, DRAWN / max(1, len(truth))))), default_rng(0)
+    sums, bar = np.zeros(size), 0.0
+    for target in np.unique(truth):
+        rows = np.flatnonzero(truth == target)
+        own, mine = np.unique(cells[rows], return_inverse=True)
+        _, first, answer = np.unique(found[rows], return_index=True, return_inverse=True)
+        weights = pull[np.ix_(own, rows[first])]
+        if len(own) > 1 and not (weights == weights[:, :1]).all():  # else no exchange changes anything
+            bar += float(weights[mine, answer].sum())
+            sums += exchanged(mine, answer, weights, draw, size)
+    return float(1 + (sums >= bar - 1e-9 * max(1.0, abs(bar))).sum()) / (1 + size)
 
 
 def _cells(source: Training, names: tuple[str, ...]) -> list[tuple[object, ...]]:
-    """The combinations of labels that enough training images have."""
-    columns = [source.groups[name] for name in names]
-    cells = list(zip(*columns, strict=True))
-    counts = {cell: cells.count(cell) for cell in dict.fromkeys(cells)} if len(set(cells)) <= MOST else {}
-    return [cell for cell, count in counts.items() if None not in cell and count >= FEWEST]
+    """The combinations of labels that enough training images have, at most 40 of them, the most frequent."""
+    counts = Counter(cell for cell in zip(*(source.groups[name] for name in names), strict=True) if None not in cell)
+    return [cell for cell, count in counts.most_common(MOST) if count >= FEWEST]
 
 
 def _having(groups: Mapping[str, NDArray[np.object_]], names: tuple[str, ...], cells: list[tuple[object, ...]]) -> Flags:
@@ -154,7 +182,7 @@ def _having(groups: Mapping[str, NDArray[np.object_]], names: tuple[str, ...], c
 
 
 def _is_class(answers: Answers, known: Flags, names: tuple[str, ...]) -> bool:
-    """Whether a group says nothing but the class."""
+    """Whether a group says what class an image is of."""
     return any(
         len(set(zip(answers.groups[name][known].tolist(), answers.truth[known].tolist(), strict=True)))
         == len(set(answers.groups[name][known].tolist()))

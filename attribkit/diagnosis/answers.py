@@ -85,6 +85,8 @@ def labels_of(group: NDArray[np.object_]) -> list[Label]:
 def percent(share: float) -> str:
     """A share as people read it: whole per cent, but none that is not, nor all."""
     value = 100 * share
+    if 0 < value < 0.05 or 99.95 < value < 100:
+        return "under 0.1 %" if value < 1 else "over 99.9 %"
     if 0 < value < 1 or 99 < value < 100:
         return f"{value:.1f} %"
     return f"{value:.0f} %"

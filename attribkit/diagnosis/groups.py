@@ -48,7 +48,7 @@ class Grouped:
 
 def grouped(answers: Answers) -> Grouped:
     """Accuracies by class and group, and for each cell the claim that it is answered right less often than others of its class."""
-    known = answers.truth != NONE
+    known = (answers.truth != NONE) & (answers.full != NONE)
     limits = _limits(answers, known)
     if not known.any():
         return Grouped(Listing(), [], limits)
@@ -60,13 +60,16 @@ def grouped(answers: Answers) -> Grouped:
         if len(labels) > MOST:
             limits.append(Limit("groups", f"{by} has {len(labels)} labels, too many to compare: at most {MOST} are"))
             continue
+        if len(labels) == 1:
+            limits.append(Limit("groups", f"{by} has one label, {labels[0]}, and nothing to compare it with"))
+        labelled = known & _labelled(group)
         for label in labels:
             inside = known & (group == label)
             rows.append(_row(by, label, None, right, inside))
             for target in np.unique(answers.truth[inside]).tolist():
                 mine = answers.truth == target
                 rows.append(_row(by, label, answers.named(target), right, inside & mine))
-                claims += _claims(answers, (by, label, target), inside & mine, mine & ~inside & _labelled(group))
+                claims += _claims(answers, (by, label, target), inside & mine, mine & ~inside & labelled)
         small = [label for label in labels if (known & (group == label)).sum() < FEWEST]
         if small:
             limits.append(Limit("groups", f"{by}: {_named(small)} {_have(small)} fewer than {FEWEST} labelled images, too few to judge"))
@@ -92,7 +95,7 @@ def _limits(answers: Answers, known: NDArray[np.bool_]) -> list[Limit]:
     if not known.any():
         limits.append(Limit("groups", "accuracy, and who it is lower for, for want of labels: the answers alone are known"))
     elif not known.all():
-        limits.append(Limit("groups", f"accuracy is that of the {int(known.sum())} images that have a label, of {len(answers)}"))
+        limits.append(Limit("groups", f"accuracy is that of the {known.sum()} images with a label and an answer, of {len(answers)}"))
     if not answers.groups:
         limits.append(Limit("groups", "who the model fails, for want of groups: a column group:NAME in the manifest"))
     present = np.unique(answers.truth[known])

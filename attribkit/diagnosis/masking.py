@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..scoring.summaries import Listing
 from .answers import NONE, Answers, Version, percent
 from .findings import SHOWN, Finding, Limit
-from .proportions import agreement, auc, fisher, gap, wilson
+from .proportions import agreement, auc, beyond_chance, fisher, gap, wilson
 
 FEWEST = 10  # answers of a class that a claim about it is made of
 DECIDES = "box removed"  # the version that claims rest on
@@ -85,7 +85,15 @@ def masked(answers: Answers) -> Masked:
     classes = Listing(row for name, version in answers.versions.items() for row in _by_class(answers, name, version))
     if not any(math.isfinite(row.auc) for row in rows) and answers.versions["full"].probabilities is None:
         limits.append(Limit("masking", "areas under ROC curves, which are given for labelled images and at most 50 classes"))
-    claims = [_stays(answers), *_classes_that_stay(answers)] if DECIDES in answers.versions else []
+    claims = []
+    if DECIDES in answers.versions:
+        full = answers.full[_asked(answers, answers.versions[DECIDES])]
+        if len(full) < FEWEST:
+            limits.append(Limit("masking", f"{len(full)} images can be asked about without the {answers.region}: a claim takes {FEWEST}"))
+        elif (full == full[0]).all():
+            limits.append(Limit("masking", f"all are answered {answers.named(int(full[0]))}, and would stay that by chance alone"))
+        else:
+            claims = [_stays(answers), *_classes_that_stay(answers)]
     return Masked(rows, classes, claims, limits)
 
 
@@ -115,11 +123,11 @@ def _asked(answers: Answers, version: Version) -> NDArray[np.bool_]:
 
 
 def _areas(answers: Answers, version: Version, labelled: NDArray[np.bool_]) -> list[tuple[int, float]]:
-    """The AUC of each class that images are of."""
+    """The AUC of each class that images are of, and the model has."""
     if version.probabilities is None or not labelled.any():
         return []
     truth, shares = answers.truth[labelled], version.probabilities[labelled].astype(np.float64)
-    return [(target, auc(shares[:, target], truth == target)) for target in np.unique(truth).tolist()]
+    return [(target, auc(shares[:, target], truth == target)) for target in np.unique(truth).tolist() if target < shares.shape[1]]
 
 
 def _by_class(answers: Answers, name: str, version: Version) -> list[ClassRow]:
@@ -141,14 +149,14 @@ def _stays(answers: Answers) -> Finding:
     rows = np.flatnonzero(_asked(answers, version))
     full, found = answers.full[rows], version.answers[rows]
     same, chance, p = agreement(full, found)
-    low, high = wilson(int((full == found).sum()), len(rows))
+    low, high = beyond_chance(full, found)
     claim = (
         f"{percent(same)} of answers stay when the whole box around the {answers.region} is removed; "
-        f"by chance {percent(chance)} would. What decides them lies outside it."
+        f"by chance {percent(chance)} would. Something outside it decides them."
     )
     how = "answers without the box beside those to whole images, and beside how often they agree when exchanged among images"
     shown = answers.called(rows[full == found][:SHOWN])
-    return Finding(claim, "masking", f"outside the {answers.region}", same - chance, low - chance, high - chance, len(rows), p, shown, how)
+    return Finding(claim, "masking", f"outside the {answers.region}", same - chance, low, high, len(rows), p, shown, how)
 
 
 def _classes_that_stay(answers: Answers) -> list[Finding]:

@@ -1,12 +1,15 @@
-"""Shares of images: intervals, and the chance of what was counted."""
+"""Shares and means over images: intervals, and the chance of what was counted."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.random import default_rng
 from numpy.typing import NDArray
+
+from ..scoring.resampling import intervals, sign_flips
 
 Values = NDArray[np.float64]
 Codes = NDArray[np.int64]
@@ -14,6 +17,9 @@ Codes = NDArray[np.int64]
 Z = 1.959963984540054  # of the 95 % interval
 PERMUTATIONS = 10_000
 HELD = 4_000_000  # places of permutations held at a time
+TABLES = 20  # images for each cell of a table of answers: of more, tables are drawn faster than orders of images
+MANY = 300  # values whose mean is as good as normal, so that drawing it anew would tell nothing more
+ALONE = 0.01  # of the sum of squares: a value with more is an outlier, with which a mean is not normal
 
 
 def wilson(hits: int, count: int) -> tuple[float, float]:
@@ -58,14 +64,86 @@ def agreement(one: Codes, other: Codes, seed: int = 0) -> tuple[float, float, fl
     """
     if not len(one):
         return math.nan, math.nan, 1.0
-    same = float((one == other).mean())
-    kinds = np.union1d(one, other)
-    chance = sum(float((one == kind).mean() * (other == kind).mean()) for kind in kinds)
-    beyond, draw, step = 0, default_rng(seed), max(1, HELD // len(one))
-    for start in range(0, PERMUTATIONS, step):
-        order = draw.permuted(np.tile(one, (min(step, PERMUTATIONS - start), 1)), axis=1)
-        beyond += int(((order == other).mean(1) >= same - 1e-12).sum())
-    return same, chance, (1 + beyond) / (1 + PERMUTATIONS)
+    kinds, codes = np.unique(np.concatenate([one, other]), return_inverse=True)
+    first, second = codes[: len(one)].astype(np.int64), codes[len(one) :].astype(np.int64)
+    same = int((first == second).sum())
+    counts = [np.bincount(each, minlength=len(kinds)) for each in (first, second)]
+    chance = float(counts[0] @ counts[1]) / len(one) ** 2
+    found = exchanged(first, second, np.eye(len(kinds)), default_rng(seed))
+    return same / len(one), chance, float(1 + (found >= same - 0.5).sum()) / (1 + PERMUTATIONS)
+
+
+def exchanged(one: Codes, other: Codes, weights: Values, draw: np.random.Generator, size: int = PERMUTATIONS) -> Values:
+    """The sum over images of `weights[one, other]`, where what the images have of the one is exchanged among them, `size` times.
+
+    Of many images with few codes, random tables of how many have what are drawn, else orders of images: the sums are as likely.
+    """
+    if TABLES * weights.size < len(one):
+        return _tables(
+            [np.bincount(each, minlength=many) for each, many in zip((one, other), weights.shape, strict=True)], weights, draw, size
+        )
+    found, step = np.empty(size), max(1, HELD // max(1, len(one)))
+    for start in range(0, size, step):
+        orders = draw.permuted(np.broadcast_to(one, (min(step, size - start), len(one))), axis=1)
+        found[start : start + step] = weights[orders, other].sum(1)
+    return found
+
+
+def _tables(margins: list[Codes], weights: Values, draw: np.random.Generator, size: int) -> Values:
+    """The weighted sums of random tables with these margins, a row at a time, and in it a cell at a time, of what is left."""
+    left, found = np.tile(margins[1], (size, 1)), np.zeros(size)
+    for row, count in enumerate(margins[0].tolist()):
+        need, rest = np.full(size, count), left.sum(1)
+        for column in range(left.shape[1]):
+            rest -= left[:, column]
+            taken = draw.hypergeometric(left[:, column], rest, need)
+            left[:, column] -= taken
+            need -= taken
+            found += weights[row, column] * taken
+    return found
+
+
+def beyond_chance(one: Codes, other: Codes) -> tuple[float, float]:
+    """The 95 % interval of how much more often two answers to the same images agree than by chance; NaN of fewer than two images.
+
+    What chance would do is estimated from the same images: each image's part in both is resampled. It is at least as wide as Wilson's
+    interval of the agreement alone, which does not vanish where all agree.
+    """
+    if len(one) < 2:
+        return math.nan, math.nan
+    kinds, codes = np.unique(np.concatenate([one, other]), return_inverse=True)
+    first, second = codes[: len(one)], codes[len(one) :]
+    (p, q), same = (np.bincount(each, minlength=len(kinds)) / len(one) for each in (first, second)), first == second
+    chance = float(p @ q)
+    low, high = means([same - q[first] - p[second] + chance])[0].tolist()  # the first-order part of each image; its mean is the excess
+    ends = wilson(int(same.sum()), len(one))
+    return min(low, ends[0] - chance), max(high, ends[1] - chance)
+
+
+def means(columns: Sequence[Values]) -> Values:
+    """The 95 % interval of each column's mean, (columns, 2): the bootstrap's, of many bounded values the normal one, which is the same."""
+    ends = np.full((len(columns), 2), np.nan)
+    few = [place for place, column in enumerate(columns) if len(column) < MANY]
+    ends[few] = intervals([columns[place] for place in few]).reshape(-1, 2)
+    for place, column in enumerate(columns):
+        if len(column) >= MANY:
+            ends[place] = column.mean() + np.array([-Z, Z]) * column.std(ddof=1) / math.sqrt(len(column))
+    return ends
+
+
+def above(values: Values) -> float:
+    """The chance of a mean at least so far above 0, one-sided, if each value is as likely to be x as -x; 1 where it is not above.
+
+    Half of the two-sided chance is that: random signs make sums that are as likely above 0 as below. Of many values without outliers it
+    is that of the normal sum that random signs come to, not below what 10,000 draws could show.
+    """
+    moving = values[values != 0]  # a sign does nothing to a zero
+    total, square = float(moving.sum()), float(np.square(moving).sum())
+    if not total > 0:
+        return 1.0
+    if len(moving) > MANY and float(np.square(moving).max()) < ALONE * square:
+        return max(math.erfc(total / math.sqrt(2 * square)) / 2, 0.5 / (1 + PERMUTATIONS))
+    return float(sign_flips([moving])[0]) / 2
 
 
 def auc(scores: Values, positive: NDArray[np.bool_]) -> float:

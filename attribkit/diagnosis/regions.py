@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..scoring.resampling import intervals, sign_flips
 from ..scoring.summaries import Label, Listing
 from .answers import Answers, labels_of
 from .findings import SHOWN, Finding, Limit, Test
+from .proportions import above, means
 
 Values = NDArray[np.float64]
 MOST = 12  # classes and labels of a group in a table, those with the most images
@@ -21,13 +21,23 @@ FEWEST = 10  # images that a claim is made of
 class Overlap(NamedTuple):
     """How each map overlaps a region, (N,), and how a uniform map does; NaN where either is not defined.
 
-    `elsewhere` (N,) is how the map overlaps the same region of another image: what it gets without looking where the region is.
+    `elsewhere` (N,) is how the map overlaps the same shape where the region is not: what it gets without looking where the region is.
+    NaN of a region that all images have at one place.
     """
 
     region: str
     scores: Values
     uniform: Values
     elsewhere: Values
+
+
+class Part(NamedTuple):
+    """Images of one class, and with one label of a group, or of all where these are None; which ones, (N,)."""
+
+    target: str | None
+    by: str | None
+    label: Label | None
+    inside: NDArray[np.bool_]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +68,7 @@ def looked(answers: Answers, overlaps: list[Overlap], frames: list[Overlap]) -> 
     """Mask scores by class and group, and the claims that maps miss the region that should decide, or lie on another; `frames` alike."""
     limits = [] if overlaps else [Limit("regions", "whether maps lie on the object, for want of masks (mask:NAME)")]
     parts = _parts(answers)
-    rows = Listing(row for each in [*overlaps, *frames] for row in _rows(each, parts))
+    rows = Listing(_rows([*overlaps, *frames], parts))
     claims = [claim for each in overlaps for claim in _claim(answers, each)]
     claims += [_above(answers, each, "frame", f"Maps lie at the {each.region}") for each in frames if each.region.endswith("border")]
     for each in overlaps:
@@ -70,88 +80,86 @@ def looked(answers: Answers, overlaps: list[Overlap], frames: list[Overlap]) -> 
     return Looked(rows, [each for each in claims if each.count >= FEWEST], limits)
 
 
-def _parts(answers: Answers) -> list[tuple[str | None, str | None, Label | None, NDArray[np.bool_]]]:
+def _parts(answers: Answers) -> list[Part]:
     """All images; those of each class; of each label; of each class with each label: the largest of each."""
     whole = np.ones(len(answers), bool)
     found, counts = np.unique(answers.full, return_counts=True)
     classes = [int(found[at]) for at in np.argsort(-counts, kind="stable")[:MOST]]
-    parts: list[tuple[str | None, str | None, Label | None, NDArray[np.bool_]]] = [(None, None, None, whole)]
-    parts += [(answers.named(each), None, None, answers.full == each) for each in classes]
+    parts: list[Part] = [Part(None, None, None, whole)]
+    parts += [Part(answers.named(each), None, None, answers.full == each) for each in classes]
     for by, group in answers.groups.items():
         labels = labels_of(group)
         for label in labels if len(labels) <= MOST else []:
             inside = group == label
-            parts.append((None, by, label, inside))
-            parts += [(answers.named(each), by, label, inside & (answers.full == each)) for each in classes]
-    return [part for part in parts if part[3].any()]
+            parts.append(Part(None, by, label, inside))
+            parts += [Part(answers.named(each), by, label, inside & (answers.full == each)) for each in classes]
+    return [part for part in parts if part.inside.any()]
 
 
-def _rows(overlap: Overlap, parts: list[tuple[str | None, str | None, Label | None, NDArray[np.bool_]]]) -> list[RegionRow]:
-    defined = ~np.isnan(overlap.scores)
-    kept = [(target, by, label, inside & defined) for target, by, label, inside in parts]
-    kept = [part for part in kept if part[3].any()]
-    ends = intervals([overlap.scores[inside] for *_, inside in kept])
-    return [
-        RegionRow(
-            overlap.region,
-            target,
-            by,
-            label,
-            float(overlap.scores[inside].mean()),
-            float(low),
-            float(high),
-            float(overlap.uniform[inside].mean()),
-            int(inside.sum()),
-        )
-        for (target, by, label, inside), (low, high) in zip(kept, ends, strict=True)
-    ]
+def _rows(overlaps: list[Overlap], parts: list[Part]) -> list[RegionRow]:
+    """A row for each region and part that has scores."""
+    kept = [(each, part, part.inside & np.isfinite(each.scores) & np.isfinite(each.uniform)) for each in overlaps for part in parts]
+    kept = [(each, part, inside) for each, part, inside in kept if inside.any()]
+    ends = means([each.scores[inside] for each, _, inside in kept])
+    rows = []
+    for (each, part, inside), (low, high) in zip(kept, ends.tolist(), strict=True):
+        score, uniform = float(each.scores[inside].mean()), float(each.uniform[inside].mean())
+        rows.append(RegionRow(each.region, part.target, part.by, part.label, score, low, high, uniform, int(inside.sum())))
+    return rows
 
 
 def _claim(answers: Answers, overlap: Overlap) -> list[Finding]:
     """Of the region that should decide, that maps miss it; of another, that they lie on it."""
     if overlap.region != answers.region:
         return [_above(answers, overlap, "regions", f"Maps lie on the {overlap.region}")]
-    defined = np.isfinite(overlap.scores) & np.isfinite(overlap.uniform)
-    gains = (overlap.uniform - overlap.scores)[defined]
-    words = ""
-    if defined.any():
-        mean, uniform = overlap.scores[defined].mean(), overlap.uniform[defined].mean()
-        words = f"Maps look past the {overlap.region}: they overlap it by {mean:.2f}, and a map that knows nothing by {uniform:.2f}."
-    how = "mask scores (Attention-IoU) beside those of a uniform map on the same images; random signs of the differences"
-    rows = np.flatnonzero(defined)
-    return [_finding(answers, "regions", overlap.region, words, gains, rows, _one_sided(gains), how)]
+    return [_past(answers, overlap)]
+
+
+def _past(answers: Answers, overlap: Overlap) -> Finding:
+    """That maps overlap a region less than a uniform map does, and less than the same shape elsewhere.
+
+    Not the former alone: by Attention-IoU a map that is small, but lies wholly on the region, is below a uniform one too. And a map that
+    is put down anywhere is as likely above the same shape elsewhere as below, so that random signs are what chance would do.
+    """
+    rows = np.flatnonzero(np.isfinite(overlap.scores) & np.isfinite(overlap.uniform) & np.isfinite(overlap.elsewhere))
+    scores, uniform, elsewhere = (each[rows] for each in (overlap.scores, overlap.uniform, overlap.elsewhere))
+    claim = ""
+    if len(rows):
+        claim = (
+            f"Maps look past the {overlap.region}: they overlap it by {scores.mean():.2f}, the same shape elsewhere by "
+            f"{elsewhere.mean():.2f}, and a map that knows nothing overlaps it by {uniform.mean():.2f}."
+        )
+    how = "mask scores (Attention-IoU) beside those of a uniform map, and of the same shape elsewhere; random signs of the differences"
+    return _finding(answers, ("regions", overlap.region), claim, [uniform - scores, elsewhere - scores], rows, how)
 
 
 def _above(answers: Answers, overlap: Overlap, test: Test, words: str) -> Finding:
-    """That maps lie on a region more than a uniform map does, and more than on where it is in other images."""
+    """That maps lie on a region more than on the same shape elsewhere; of one that is nowhere else, more than a uniform map does.
+
+    A uniform map is no bar for what can be elsewhere: by Attention-IoU it is nearly 1 of a region that is most of the image, which no map
+    with a shape of its own comes up to.
+    """
     defined = np.isfinite(overlap.scores) & np.isfinite(overlap.uniform)
-    over = (overlap.scores - overlap.uniform)[defined]
-    claim, p, gains = "", _one_sided(over), over
-    elsewhere = overlap.elsewhere[defined]
-    if np.isfinite(elsewhere).all() and len(elsewhere):  # a border is at the same place in all images
-        apart = (overlap.scores[defined] - elsewhere) if len(elsewhere) else over
-        p = max(p, _one_sided(apart))
-        gains = over if over.mean() < apart.mean() else apart
-    if defined.any():
-        mean, uniform = overlap.scores[defined].mean(), overlap.uniform[defined].mean()
+    apart = defined & np.isfinite(overlap.elsewhere)
+    rows = np.flatnonzero(apart if apart.any() else defined)
+    scores, uniform, elsewhere = (each[rows] for each in (overlap.scores, overlap.uniform, overlap.elsewhere))
+    claim = ""
+    if len(rows):
         measure = "overlap it by" if test == "regions" else "have there"
-        known = f", and where it is in other images by {elsewhere.mean():.2f}" if np.isfinite(elsewhere).all() else ""
-        claim = f"{words}: they {measure} {mean:.2f}, where a map that knows nothing has {uniform:.2f}{known}."
-    how = "scores beside those of a uniform map, and of the same maps with another image's region; random signs of the differences"
-    return _finding(answers, test, overlap.region, claim, gains, np.flatnonzero(defined), p, how)
-
-
-def _one_sided(gains: Values) -> float:
-    """The chance of a mean at least so far above zero."""
-    if not len(gains):
-        return 1.0
-    p = float(sign_flips([gains])[0])
-    return p / 2 if gains.mean() > 0 else 1 - p / 2
+        known = f", the same shape elsewhere by {elsewhere.mean():.2f}" if apart.any() else ""
+        claim = f"{words}: they {measure} {scores.mean():.2f}{known}; a map that knows nothing has {uniform.mean():.2f}."
+    beside = "of the same shape elsewhere" if apart.any() else "of a uniform map on the same images"
+    how = f"scores of maps beside those {beside}; random signs of the differences"
+    return _finding(answers, (test, overlap.region), claim, [scores - (elsewhere if apart.any() else uniform)], rows, how)
 
 
 def _finding(  # noqa: PLR0913 - what a claim is made of
-    answers: Answers, test: Test, cue: str, claim: str, gains: Values, rows: NDArray[np.int64], p: float, how: str
+    answers: Answers, about: tuple[Test, str], claim: str, gains: list[Values], rows: NDArray[np.int64], how: str
 ) -> Finding:
-    low, high = intervals([gains])[0].tolist()
-    shown = answers.called(rows[np.argsort(-gains, kind="stable")[:SHOWN]])
-    return Finding(claim, test, cue, float(gains.mean()) if len(gains) else 0.0, low, high, len(gains), p, shown, how)
+    """A claim that has to hold of every one of `gains`: as uncertain as the least certain of them, and as large as the smallest."""
+    if not len(rows):
+        return Finding(claim, *about, 0.0, float("nan"), float("nan"), 0, 1.0, (), how)
+    least = min(gains, key=lambda each: float(each.mean()))
+    low, high = means([least])[0].tolist()
+    shown = answers.called(rows[np.argsort(-least, kind="stable")[:SHOWN]])
+    return Finding(claim, *about, float(least.mean()), low, high, len(rows), max(above(each) for each in gains), shown, how)

@@ -1,12 +1,14 @@
 """Swaps: whether answers follow a part of the image, when it is exchanged for the same part of an image of another group.
 
-Each image keeps everything else, and gets the part from donors of another group and of its own: how much more often the answer changes
-by the former is what the group's label in that part does; what cutting and pasting does by itself, both have.
+Each image keeps everything else, and gets the part from donors: how much more often the answer changes by donors of another group than
+by those of its own is what the group's label in that part does. What cutting and pasting does by itself, both have; what one donor does
+to every image, and what all donors do to images of one group, is taken out.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -16,13 +18,15 @@ from numpy.typing import NDArray
 from ..scoring.summaries import Listing
 from .answers import NONE, Answers, Donors, Swap, labels_of, percent
 from .findings import SHOWN, Finding, Limit
+from .proportions import PERMUTATIONS, Z, gap
 
-PERMUTATIONS = 10_000
-RESAMPLES = 2_000
 FEWEST = 4  # donors of a label, and of others, that a claim is made of
-HELD = 4_000_000  # numbers held at a time
+HELD = 1_000_000  # numbers held at a time
 MOST = 20  # labels of a group
 ANSWER = "answer"  # the group of donors where images have none: what the model says of them
+
+Values = NDArray[np.float64]
+Codes = NDArray[np.int64]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,9 +57,9 @@ class Swapped:
 class _Pairs(NamedTuple):
     """Images and donors that were paired, (M,) each; whether the answer changed, and whether it became the donor's."""
 
-    images: NDArray[np.int64]
-    donors: NDArray[np.int64]
-    changed: NDArray[np.float64]
+    images: Codes
+    donors: Codes
+    changed: Values
     follows: NDArray[np.bool_]
 
 
@@ -82,7 +86,9 @@ def swapped(answers: Answers) -> Swapped:
 
 
 def _paired(answers: Answers, donors: Donors, swap: Swap) -> _Pairs:
-    good = (swap.answers != NONE) & (answers.full[swap.images] != NONE)
+    """The pairs that have answers; an image that was its own donor tells nothing, and would count among those of its own group."""
+    own = np.array(answers.ids, np.object_)[swap.images] == np.array(donors.ids, np.object_)[swap.donors]
+    good = (swap.answers != NONE) & (answers.full[swap.images] != NONE) & ~own
     images, taken, found = swap.images[good], swap.donors[good], swap.answers[good]
     before, theirs = answers.full[images], donors.answers[taken]
     return _Pairs(images, taken, (found != before).astype(np.float64), (found == theirs) & (before != theirs))
@@ -92,21 +98,21 @@ def _judged(
     answers: Answers, cue: str, by: str, pairs: _Pairs, labels: tuple[NDArray[np.object_], NDArray[np.object_]]
 ) -> tuple[SwapRow, Finding] | Limit:
     """One part and group."""
-    own, theirs = labels
     names = labels_of(np.concatenate(labels))
     if len(names) > MOST:
         return Limit("swap", f"{by} has {len(names)} labels, too many to exchange parts between: at most {MOST} are")
     codes = {name: code for code, name in enumerate(names)}
-    mine, given = (np.array([NONE if each is None else codes[each] for each in column], np.int64) for column in (own, theirs))
+    mine, given = (np.array([NONE if each is None else codes[each] for each in column], np.int64) for column in labels)
     kept = (mine[pairs.images] != NONE) & (given[pairs.donors] != NONE)
     pairs = _Pairs(*(column[kept] for column in pairs))
-    used = np.unique(pairs.donors)
-    counts = np.bincount(given[used], minlength=len(names))
-    if (counts >= FEWEST).sum() < 2:
+    used = len(np.unique(pairs.donors))
+    if (np.bincount(given[np.unique(pairs.donors)], minlength=len(names)) >= FEWEST).sum() < 2:
         return Limit("swap", f"{by}: fewer than two labels have {FEWEST} donors of {cue} or more, too few to exchange between")
     differs = mine[pairs.images] != given[pairs.donors]
-    effect = _effect(pairs.changed, differs)
-    low, high = _interval(pairs, differs)
+    crossed = _Crossed.of(pairs, mine, given)
+    if differs.all() or not differs.any() or not crossed.told:
+        return Limit("swap", f"{by}: no donors of {cue} were given both to images of their own label and to others, to compare")
+    effect, low, high = _effect(pairs, crossed, differs)
     row = SwapRow(cue, by, *_share(pairs.changed[differs]), *_share(pairs.changed[~differs]), _followed(answers, pairs))
     claim = (
         f"The model goes by the {cue}: exchanged for that of an image with another {by}, it changes {percent(row.other)} of answers; "
@@ -115,14 +121,14 @@ def _judged(
     telling = pairs.images[(pairs.changed > 0) & differs]
     shown = answers.called(list(dict.fromkeys(telling.tolist()))[:SHOWN])
     how = (
-        f"the same images with the {cue} of donors of another {by} and of the same; the labels of {len(used)} donors exchanged 10,000 times"
+        f"images with the {cue} of donors of another {by} beside those with that of donors of the same, without what each donor, or each "
+        f"{by} of images, does anyway; the labels of {used} donors exchanged 10,000 times"
     )
-    p = _chance(pairs, mine, given, effect)
-    return row, Finding(claim, "swap", cue, effect, low, high, len(np.unique(pairs.images)), p, shown, how)
+    return row, Finding(claim, "swap", cue, effect, low, high, len(np.unique(pairs.images)), crossed.chance(), shown, how)
 
 
-def _share(changed: NDArray[np.float64]) -> tuple[float, int]:
-    return (float(changed.mean()) if len(changed) else float("nan")), len(changed)
+def _share(changed: Values) -> tuple[float, int]:
+    return float(changed.mean()), len(changed)
 
 
 def _followed(answers: Answers, pairs: _Pairs) -> float:
@@ -132,54 +138,110 @@ def _followed(answers: Answers, pairs: _Pairs) -> float:
     return float(pairs.follows[apart].mean()) if apart.any() else float("nan")
 
 
-def _effect(changed: NDArray[np.float64], differs: NDArray[np.bool_]) -> float:
-    return float(changed[differs].mean() - changed[~differs].mean()) if differs.any() and not differs.all() else float("nan")
+def _effect(pairs: _Pairs, crossed: _Crossed, differs: NDArray[np.bool_]) -> tuple[float, float, float]:
+    """The effect, with its 95 % interval: images and donors are both drawn from many, so both make errors that go together.
+
+    The variance is that of Cameron, Gelbach and Miller for two crossings; the interval is at least as wide as Newcombe's of as many
+    independent pairs, which does not vanish where all answers change, or none.
+    """
+    apart = crossed.apart(crossed.labels[None])[0]
+    effect = float((apart * crossed.rest).sum() / (crossed.times * apart**2).sum())
+    place, label = crossed.places, crossed.own
+    left = pairs.changed - crossed.mean[place, label] + crossed.rest[place, label] / crossed.times[place, label]
+    errors = apart[place, label] * (left - effect * apart[place, label]) / (crossed.times * apart**2).sum()
+    images, donors = (np.square(np.bincount(np.unique(each, return_inverse=True)[1], errors)).sum() for each in (pairs.images, place))
+    spread = math.sqrt(max(images, donors, images + donors - np.square(errors).sum())) * _student(len(crossed.labels) - 1)
+    raw, below, over = gap(int(pairs.changed[~differs].sum()), int((~differs).sum()), int(pairs.changed[differs].sum()), int(differs.sum()))
+    return effect, max(-1.0, effect - max(spread, raw - below)), min(1.0, effect + max(spread, over - raw))
 
 
-def _chance(pairs: _Pairs, mine: NDArray[np.int64], given: NDArray[np.int64], effect: float) -> float:
-    """How often an effect at least as large comes of donors whose labels are exchanged among themselves; 1 where there is no effect."""
-    if not np.isfinite(effect):
-        return 1.0
-    used, place = np.unique(pairs.donors, return_inverse=True)
-    kinds = int(max(mine.max(), given.max())) + 1
-    at = place * kinds + mine[pairs.images]
-    # Of each donor and label of the images it was given to: how many answers changed, and how many there were.
-    changed, count = (
-        np.bincount(at, weights=weights, minlength=len(used) * kinds).reshape(-1, kinds) for weights in (pairs.changed, np.ones(len(at)))
+def _student(free: int) -> float:
+    """The 97.5 % point of Student's distribution, by Cornish and Fisher's expansion; right to 0.01 from 5 degrees of freedom."""
+    z = Z
+    steps = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
     )
-    draw, beyond, step = default_rng(0), 0, max(1, HELD // len(used))
-    rows = np.arange(len(used))
-    for start in range(0, PERMUTATIONS, step):
-        labels = draw.permuted(np.tile(given[used], (min(step, PERMUTATIONS - start), 1)), axis=1)
-        same, sames = changed[rows, labels].sum(1), count[rows, labels].sum(1)
-        other, others = changed.sum() - same, count.sum() - sames
-        with np.errstate(invalid="ignore"):  # a pattern in which nothing is the same, or nothing differs, has no effect
-            found = other / others - same / sames
-        beyond += int((np.nan_to_num(found, nan=-1.0) >= effect - 1e-12).sum())
-    return (1 + beyond) / (1 + PERMUTATIONS)
+    return z + sum((step / free ** (power + 1) for power, step in enumerate(steps)), 0.0)
 
 
-def _interval(pairs: _Pairs, differs: NDArray[np.bool_]) -> tuple[float, float]:
-    """The 95 % percentile interval of the effect, images and donors both drawn anew."""
-    draw, found = default_rng(0), []
-    images, donors = (np.unique(each, return_inverse=True)[1] for each in (pairs.images, pairs.donors))
-    step = max(1, HELD // max(1, len(images)))
-    for start in range(0, RESAMPLES, step):
-        size = min(step, RESAMPLES - start)
-        weights = _times(draw, size, images) * _times(draw, size, donors)
-        with np.errstate(invalid="ignore"):
-            shares = [(weights @ (pairs.changed * kind)) / (weights @ kind.astype(np.float64)) for kind in (differs, ~differs)]
-        found.append(shares[0] - shares[1])
-    whole = np.concatenate(found)
-    whole = whole[np.isfinite(whole)]
-    if not len(whole):
-        return float("nan"), float("nan")
-    low, high = np.percentile(whole, (2.5, 97.5))
-    return float(low), float(high)
+class _Crossed(NamedTuple):
+    """The pairs by donor and label of the image, (D, K): how many `times`, and the mean share of answers that changed.
 
+    `labels` (D,) are the donors' own; `rest` is how many changed in a cell beyond what its donor and its label explain;
+    `inverse` (D + K, D + K) solves for these two. Pair by pair, `places` are donors and `own` the image's label.
 
-def _times(draw: np.random.Generator, size: int, places: NDArray[np.int64]) -> NDArray[np.float64]:
-    """How often each pair's image (or donor) is drawn, (size, M), if all are drawn anew."""
-    count = int(places.max(initial=-1)) + 1
-    picked = draw.integers(0, count, (size, count)) + np.arange(size)[:, None] * count
-    return np.bincount(picked.ravel(), minlength=size * count).reshape(size, count)[:, places].astype(np.float64)
+    The test: donors' labels exchanged among donors, as they could have been if they did nothing. That the plain difference of shares be
+    compared so would not do. Donors of rare labels are given to more images, and images of one label may be shaken by any donor: exchanged
+    labels then make differences that the real ones, or the other way round, do not. So what donors and images' labels do by themselves is
+    taken out, and the rest is divided by its standard error among donors, whose distribution hardly depends on who has how many images.
+    """
+
+    places: Codes
+    own: Codes
+    labels: Codes
+    times: Values
+    mean: Values
+    rest: Values
+    inverse: Values
+
+    @classmethod
+    def of(cls, pairs: _Pairs, mine: Codes, given: Codes) -> _Crossed:
+        """Count."""
+        used, places = np.unique(pairs.donors, return_inverse=True)
+        own, kinds = mine[pairs.images], int(max(mine.max(), given.max())) + 1
+        size, at = (len(used), kinds), places * kinds + own
+        count = np.bincount(at, minlength=len(used) * kinds).reshape(size).astype(np.float64)
+        changed = np.bincount(at, pairs.changed, len(used) * kinds).reshape(size)
+        whole = np.block([[np.diag(count.sum(1)), count], [count.T, np.diag(count.sum(0))]])
+        inverse: Values = np.linalg.pinv(whole, rcond=1e-10, hermitian=True)
+        both = inverse @ np.concatenate([changed.sum(1), changed.sum(0)])
+        rest = changed - count * (both[: len(used), None] + both[len(used) :])
+        rest[np.abs(rest) < 1e-9] = 0  # where donors and labels explain everything, rounding must not look like an effect
+        return cls(places.astype(np.int64), own, given[used], count, changed / np.maximum(count, 1), rest, inverse)
+
+    @property
+    def told(self) -> bool:
+        """Whether donors and labels of images leave anything of who differs from whom."""
+        return float((self.times * self.apart(self.labels[None])[0] ** 2).sum()) > 1e-6
+
+    def apart(self, labels: Codes) -> Values:
+        """Where donors would have another label than the images, (P, D, K), beyond what donors and images' labels explain."""
+        kinds = np.arange(self.times.shape[1])
+        differs = (labels[:, :, None] != kinds).astype(np.float64)
+        weighted = differs * self.times
+        both: Values = np.concatenate([weighted.sum(2), weighted.sum(1)], 1) @ self.inverse
+        donors = len(self.labels)
+        apart: Values = differs - both[:, :donors, None] - both[:, None, donors:]
+        return apart
+
+    def chance(self) -> float:
+        """How often a ratio of effect and standard error at least as large comes of donors whose labels are exchanged among themselves."""
+        bar = float(self._ratios(self.labels[None])[0])
+        draw, beyond, step = default_rng(0), 0, max(1, HELD // self.times.size)
+        for start in range(0, PERMUTATIONS, step):
+            labels = draw.permuted(np.broadcast_to(self.labels, (min(step, PERMUTATIONS - start), len(self.labels))), axis=1)
+            beyond += int((self._ratios(labels) >= bar - 1e-9 * abs(bar)).sum())
+        return (1 + beyond) / (1 + PERMUTATIONS)
+
+    def _ratios(self, labels: Codes) -> Values:
+        """The effect over its standard error among donors, for each assignment of labels to them, (P,).
+
+        It is of `apart` what `(apart * rest).sum(2)` and `(times * apart**2).sum(2)` are, with no array of (P, D, K): `apart` is what a
+        donor and a label leave of 1, less 1 in the one cell where the labels are the same.
+        """
+        rows, donors = np.arange(len(self.labels)), len(self.labels)
+        alike, size, moved = self.times[rows, labels], self.times.sum(1), self.rest[rows, labels]
+        kinds = range(self.times.shape[1])
+        columns = np.stack([(labels != kind) @ self.times[:, kind] for kind in kinds], 1)
+        both = np.concatenate([size - alike, columns], 1) @ self.inverse
+        own, label = 1 - both[:, :donors], both[:, donors:]
+        products = -moved - label @ self.rest.T
+        squares = own**2 * size - 2 * own * (label @ self.times.T) + label**2 @ self.times.T
+        squares += alike * (1 - 2 * (own - np.take_along_axis(label, labels, 1)))
+        whole = np.maximum(squares.sum(1), 1e-9)
+        effects = products.sum(1) / whole
+        errors = np.square(products - effects[:, None] * squares).sum(1) / whole**2
+        ratios: Values = effects / np.sqrt(errors + 1e-12)  # where nothing is left, an effect is as large as it can be
+        return ratios
