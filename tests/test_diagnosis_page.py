@@ -25,6 +25,7 @@ from attribkit.report import diagnosis as page_of
 from attribkit.report.cells import between, points
 from attribkit.report.claims import chance_of, claims_content, headline
 from attribkit.report.diagnosis import diagnosis_sections, write_diagnosis, write_findings
+from attribkit.report.distributions import charts
 from attribkit.report.means import means_content
 from attribkit.report.writing import write_report
 from attribkit.scores import Failure, Key
@@ -160,18 +161,20 @@ def test_all_that_does_not_stand_is_there_too(full, page):
 def test_groups_have_every_cell_and_the_lowest_is_marked(full, page):
     head, *rows = table_of(page, "Class")
     cells = {(row[0], label): cell for row in rows for label, cell in zip(head[1:], row[1:], strict=True)}
-    worst = min((row for row in full.groups if row.target and row.count >= 5), key=lambda row: row.accuracy)
+    worst = min(row.accuracy for row in full.groups if row.target and row.count >= 5)
     for each in full.groups:
         place = (each.target or "All classes", each.label)
-        mark = " lowest" if each is worst else ""
+        mark = " lowest" if each.target and each.accuracy == worst else ""
         assert cells.pop(place) == f"{percent(each.accuracy)}{mark} {between(each.low, each.high)} {each.right} of {each.count}"
     assert set(cells.values()) <= {""}
 
 
-def test_a_group_that_is_nowhere_worse_has_no_mark(tmp_path):
-    rows = [GroupRow("place", label, "cat", 9, 10, 0.9, 0.6, 0.98) for label in ("land", "sea")]
+@pytest.mark.parametrize(("high", "marked"), [(0.59, 1), (0.61, 0)])
+def test_the_lowest_is_marked_where_it_lies_wholly_below_the_highest(tmp_path, high, marked):
+    rows = [GroupRow("place", "land", "cat", 9, 10, 0.9, 0.6, 0.98), GroupRow("place", "sea", "cat", 2, 10, 0.2, 0.06, high)]
     rows.append(GroupRow("place", "air", "cat", 0, 2, 0.0, 0.0, 0.65))  # too few to be called the lowest
-    assert "lowest" not in write_diagnosis(tmp_path / "page.html", made(groups=rows)).read_text("utf-8")
+    cells = [cell for table in Tables(write_diagnosis(tmp_path / "page.html", made(groups=rows))).found for row in table for cell in row]
+    assert [cell for cell in cells if "lowest" in cell] == [f"20 % lowest [6, {100 * high:.0f}] 2 of 10"] * marked
 
 
 def test_masking_has_a_row_a_version_on_an_axis_from_nothing_to_all(tmp_path):
@@ -262,6 +265,22 @@ def test_boxes_are_of_the_images_of_each_label(full, page):
     for (_, name), scores in values.items():
         low, median, high = np.percentile(np.asarray(scores), (25, 50, 75))
         assert (name, f"{median:.3f} [{low:.3f}, {high:.3f}]") in said
+
+
+def test_what_is_0_or_1_of_every_image_has_no_box():
+    batch = Batch(torch.zeros(3, 3, 2, 2), Targets(torch.zeros(3, dtype=torch.int64)), ("a", "b", "c"), {}, {})
+    scores = Scores()
+    for metric, values in (("right", [0.0, 1.0, 1.0]), ("share", [0.0, 0.5, 1.0]), ("none", [math.nan] * 3)):
+        scores.add(Key("photos", "net", "A()", metric), batch, torch.tensor(values))
+    assert [chart["metric"] for chart in charts(scores)] == ["share"]
+
+
+def test_columns_of_mean_maps_keep_the_labels_of_a_group_together():
+    means = [
+        MeanMap("cat", by, label, torch.ones(2, 2), 1)
+        for by, label in (("place", "sea"), ("tag", "red"), (None, None), ("place", "land"), ("tag", "blue"))
+    ]
+    assert means_content(means)["columns"] == ["All", "place: land", "place: sea", "tag: blue", "tag: red"]
 
 
 def test_mean_maps_share_a_scale_in_a_row_and_where_there_is_none_it_is_empty():

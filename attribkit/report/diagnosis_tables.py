@@ -21,7 +21,8 @@ R = TypeVar("R")
 
 READING = {
     "groups": "Of the images of a class (row) with a label (column), how many are answered right, with the 95 % interval (Wilson) and "
-    "the counts. Small charts: dot and interval on an axis from 0 to 100 %. Fewer images make a wider interval.",
+    "the counts. Small charts: dot and interval on an axis from 0 to 100 %; fewer images make a wider interval. Marked: the lowest of "
+    "those with at least five images, if its interval lies wholly below that of the highest.",
     "masking": "Each row is a version of every image that has the region. Kept: as the answer to the whole image. What stays high without "
     "the region does not need it; a shifted mask (italics) takes as much away elsewhere, and shows what taking away does by itself. "
     "AUC: how well classes are told apart, 50 % is by chance, 100 % is without error. Intervals: 95 % (Wilson); charts: 0 to 100 %.",
@@ -67,22 +68,28 @@ def _parts(rows: Iterable[R], by: Callable[[R], object]) -> dict[object, list[R]
 
 
 def _groups(diagnosis: Diagnosis) -> list[Cells]:
-    """For each group, classes by labels; the cell that is answered right least often is marked."""
+    """For each group, classes by labels; the lowest cells are marked."""
     tables = []
     for by, rows in _parts(diagnosis.groups, lambda each: each.by).items():
         labels = list(dict.fromkeys(each.label for each in rows))
         known = {(each.target, each.label): each for each in rows}
         cells = {place: _accuracy(each) for place, each in known.items()}
-        judged = [each for each in rows if each.target is not None and each.count >= FEWEST]
-        worst = min(judged, key=lambda each: each.accuracy, default=None)
-        if worst is not None and len(judged) > 1 and worst.accuracy < max(each.accuracy for each in judged):
-            cells[worst.target, worst.label]["mark"] = "lowest"
+        for each in _lowest([each for each in rows if each.target is not None and each.count >= FEWEST]):
+            cells[each.target, each.label]["mark"] = "lowest"
         body = [
             row("All classes" if target is None else target, [cells.get((target, label)) for label in labels])
             for target in dict.fromkeys(each.target for each in rows)
         ]
         tables.append(table(f"Accuracy by {by}", ["Class", *map(str, labels)], body, heading=f"By {by}"))
     return tables
+
+
+def _lowest(cells: Sequence[GroupRow]) -> list[GroupRow]:
+    """The cells that are answered right least often, if what they may be at most is less than what the best one is at least."""
+    if not cells:
+        return []
+    worst, best = (choose(cells, key=lambda each: each.accuracy) for choose in (min, max))
+    return [each for each in cells if each.accuracy == worst.accuracy] if worst.high < best.low else []
 
 
 def _accuracy(each: GroupRow) -> Cells:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from ..scores import Key, Scores
 from .plots import boxes
 from .scales import numbers, span_of
@@ -15,7 +17,10 @@ ALL = "all images"
 
 
 def charts(scores: Scores) -> list[dict[str, Any]]:
-    """A box chart for each metric with a row for all images and one for each label of a group, all of which have one axis."""
+    """A box chart for each metric with a row for all images and one for each label of a group, all of which have one axis.
+
+    What is 0 or 1 of every image has none: tables say how often it is which.
+    """
     rows: dict[Key, dict[str, list[float]]] = {}
     chances: dict[Key, list[float]] = {}
     groups = [by for by in scores.groups if len(_labels(scores, by)) <= LABELS]
@@ -25,15 +30,12 @@ def charts(scores: Scores) -> list[dict[str, Any]]:
         found = rows.setdefault(key, {ALL: []})
         for name in (ALL, *(f"{by}: {each[by]}" for by in groups if each[by] is not None)):
             found.setdefault(name, []).append(each["score"])
-    known = {key: {name: scores_of(numbers(values), name) for name, values in found.items()} for key, found in rows.items()}
+    drawn = {key: {name: scores_of(numbers(values), name) for name, values in found.items()} for key, found in rows.items()}
+    known = {key: found for key, found in drawn.items() if not np.isin(found[ALL], (0, 1)).all()}
     span = span_of(
         float(end) for found in known.values() for values in found.values() if len(values) for end in (values.min(), values.max())
     )
-    return [
-        boxes((key.method, "", key.metric), _ordered(found), chances[key], span)
-        for key, found in known.items()
-        if any(len(values) for values in found.values())
-    ]
+    return [boxes((key.method, "", key.metric), _ordered(found), chances[key], span) for key, found in known.items()]
 
 
 def _labels(scores: Scores, by: str) -> set[object]:

@@ -20,7 +20,8 @@ Column = tuple[str | None, Any]
 def means_content(means: Sequence[MeanMap]) -> dict[str, Any]:
     """What the template shows: for each class a picture of each column, empty where there is no map, and how high its scale goes."""
     columns: list[Column] = list(dict.fromkeys((each.by, each.label) for each in means))
-    columns.sort(key=lambda column: column[0] is not None)
+    groups = list(dict.fromkeys(by for by, _ in columns))
+    columns.sort(key=lambda column: (column[0] is not None, groups.index(column[0]), str(column[1])))
     known = {(each.answer, each.by, each.label): each for each in means}
     return {
         "columns": [column_name(*column) for column in columns],
