@@ -21,6 +21,7 @@ from attribkit.diagnosis.labels import PairRow
 from attribkit.diagnosis.masking import ClassRow, VersionRow
 from attribkit.diagnosis.result import Diagnosis, MeanMap, Picture
 from attribkit.diagnosis.swaps import SwapRow
+from attribkit.report import claims as claims_of
 from attribkit.report import diagnosis as page_of
 from attribkit.report.cells import between, points
 from attribkit.report.claims import chance_of, claims_content, headline
@@ -300,6 +301,12 @@ def test_mean_maps_share_a_scale_in_a_row_and_where_there_is_none_it_is_empty():
     assert [picture["count"] for picture in dog["pictures"]] == [4, 0] and dog["pictures"][1]["src"] == ""
 
 
+def test_the_scale_of_a_row_reaches_to_the_highest_of_its_maps():
+    flat, high = torch.full((2, 2), 0.25), torch.tensor([[1.0, 0.0], [0.0, 0.0]])
+    (row,) = means_content([MeanMap("cat", None, None, flat, 7), MeanMap("cat", "place", "sea", high, 3)])["rows"]
+    assert row["limit"] == "4×" and decoded(row["pictures"][0]["src"]).tolist() == [[64, 64], [64, 64]]
+
+
 def test_a_large_mean_map_becomes_small_and_one_that_is_not_finite_is_drawn():
     large = MeanMap("cat", None, None, torch.full((300, 224), 1 / (300 * 224)), 2)
     (picture,) = means_content([large])["rows"][0]["pictures"]
@@ -330,6 +337,8 @@ def test_a_finding_without_pictures_has_no_gallery_and_one_without_maps_shows_im
     path = write_diagnosis(tmp_path / "page.html", made(claims, pictures=((), (picture,))))
     parsed = Parsed(path)
     assert [attributes["href"] for attributes in parsed.all("a") if "evidence" in attributes["href"]] == ["#evidence-2", "#evidence-2"]
+    known = {attributes["id"] for _, attributes in parsed.tags if "id" in attributes}
+    assert {attributes["href"][1:] for attributes in parsed.all("a") if attributes["href"].startswith("#")} <= known  # there are no tables
     assert parsed.data["evidence-2-data"]["items"] == [{"maps": [], "regions": [], "scores": []}]
     assert [attributes["alt"] for attributes in parsed.all("img")] == ["a.jpg"]
 
@@ -478,40 +487,42 @@ def browse(tmp_path):
         yield lambda path: stack.enter_context(Browser.at(path, tmp_path / "profile"))
 
 
-def test_a_reader_goes_from_claim_to_pictures_and_back(page, browse):
+def test_a_reader_goes_from_claim_to_pictures_and_back(full, browse, tmp_path, monkeypatch):
+    monkeypatch.setattr(claims_of, "OPEN", 3)
+    page = write_diagnosis(tmp_path / "page.html", full)
     tab = browse(page)
     tab.until("document.readyState === 'complete'")
     assert tab.run("document.querySelectorAll('table').length") == len(Tables(page).found)
     assert tab.run("scrollY") == 0
-    tab.run("document.querySelector('#claim-6 a[href=\"#evidence-6\"]').click()")
-    top = "Math.abs(document.getElementById('evidence-6').getBoundingClientRect().top)"
-    tab.until(f"location.hash === '#evidence-6' && {top} < innerHeight / 2")
-    drawn = "document.querySelectorAll('#evidence-6 canvas[data-drawn]').length"
+    tab.run("document.querySelector('#claim-2 a[href=\"#evidence-2\"]').click()")
+    top = "Math.abs(document.getElementById('evidence-2').getBoundingClientRect().top)"
+    tab.until(f"location.hash === '#evidence-2' && {top} < innerHeight / 2")
+    drawn = "document.querySelectorAll('#evidence-2 canvas[data-drawn]').length"
     tab.until(f"{drawn} > 0")
 
-    picture = "document.querySelector('#evidence-6 .cards canvas').toDataURL()"
+    picture = "document.querySelector('#evidence-2 .cards canvas').toDataURL()"
     tab.run(f"window.before = {picture}, true")
     tab.run(
-        """(() => { const slider = document.querySelector('#evidence-6 input[name=opacity]');
+        """(() => { const slider = document.querySelector('#evidence-2 input[name=opacity]');
         slider.value = 10; slider.dispatchEvent(new Event('input', { bubbles: true })) })()"""
     )
     tab.until(f"{picture} !== window.before")
-    assert tab.run("document.querySelector('#evidence-6 output[name=opacity-value]').value") == "10 %"
-    tab.until("document.querySelectorAll('#evidence-6 .panel svg path').length > 0")
-    outline = "document.querySelector('#evidence-6 .panel svg').hasAttribute('hidden')"
+    assert tab.run("document.querySelector('#evidence-2 output[name=opacity-value]').value") == "10 %"
+    tab.until("document.querySelectorAll('#evidence-2 .panel svg path').length > 0")
+    outline = "document.querySelector('#evidence-2 .panel svg').hasAttribute('hidden')"
     assert tab.run(outline) is False
-    tab.run("document.querySelector('#evidence-6 input[name=outlines]').click()")
+    tab.run("document.querySelector('#evidence-2 input[name=outlines]').click()")
     tab.until(outline)
 
-    tab.run("document.querySelector('#evidence-6 .open').click()")
-    assert tab.run("document.querySelector('#evidence-6 dialog').open")
-    tab.run("document.querySelector('#evidence-6 dialog').close()")
-    tab.run("document.querySelector('#evidence-6 .back a').click()")
-    tab.until("location.hash === '#claim-6' && document.getElementById('claim-6').getBoundingClientRect().top < innerHeight")
+    tab.run("document.querySelector('#evidence-2 .open').click()")
+    assert tab.run("document.querySelector('#evidence-2 dialog').open")
+    tab.run("document.querySelector('#evidence-2 dialog').close()")
+    tab.run("document.querySelector('#evidence-2 .back a').click()")
+    tab.until("location.hash === '#claim-2' && document.getElementById('claim-2').getBoundingClientRect().top < innerHeight")
 
     # A claim that is folded away is unfolded by a link to it.
-    tab.run("document.querySelector('#evidence-11 .back a').click()")
-    tab.until("document.querySelector('.fold').open && document.getElementById('claim-11').getBoundingClientRect().height > 0")
+    tab.run("document.querySelector('#evidence-4 .back a').click()")
+    tab.until("document.querySelector('.fold').open && document.getElementById('claim-4').getBoundingClientRect().height > 0")
 
     column = "[...document.querySelector('#groups table').tBodies[0].rows].map((row) => Number(row.cells[1].dataset.value))"
     tab.run("document.querySelectorAll('#groups thead th')[1].querySelector('button').click()")

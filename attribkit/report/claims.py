@@ -60,9 +60,9 @@ KINDS: dict[Test, Kind] = {
         "Wang, Russakovsky: Directional Bias Amplification, ICML 2021 (arXiv:2102.12594); "
         "Zhao, Andrews, Xiang: Men Also Do Laundry: Multi-Attribute Bias Amplification, ICML 2023 (arXiv:2210.11924)",
     ),
-    "regions": Kind("maps and regions", "maps", "hundredths of overlap", "regions", OVERLAP),
-    "frame": Kind("maps and the border", "maps", "hundredths of the map", "regions", ""),
-    "labels": Kind("maps of labels", "maps", "hundredths of overlap", "labels", OVERLAP),
+    "regions": Kind("maps and regions", "maps", "points of overlap", "regions", OVERLAP),
+    "frame": Kind("maps and the border", "maps", "points of the map", "regions", ""),
+    "labels": Kind("maps of labels", "maps", "points of overlap", "labels", OVERLAP),
 }
 
 
