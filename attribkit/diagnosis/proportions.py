@@ -19,7 +19,7 @@ PERMUTATIONS = 10_000
 HELD = 4_000_000  # places of permutations held at a time
 TABLES = 20  # images for each cell of a table of answers: of more, tables are drawn faster than orders of images
 MANY = 300  # values whose mean is as good as normal, so that drawing it anew would tell nothing more
-ALONE = 0.01  # of the sum of squares: a value with more is an outlier, with which a mean is not normal
+ALONE = 0.05  # of the sum of squares: a value with more is an outlier, with which a mean is not normal
 
 
 def wilson(hits: int, count: int) -> tuple[float, float]:

@@ -141,8 +141,8 @@ def _followed(answers: Answers, pairs: _Pairs) -> float:
 def _effect(pairs: _Pairs, crossed: _Crossed, differs: NDArray[np.bool_]) -> tuple[float, float, float]:
     """The effect, with its 95 % interval: images and donors are both drawn from many, so both make errors that go together.
 
-    The variance is that of Cameron, Gelbach and Miller for two crossings; the interval is at least as wide as Newcombe's of as many
-    independent pairs, which does not vanish where all answers change, or none.
+    The variance is that of Cameron, Gelbach and Miller for two crossings, as sure as the donors of the rarest label let it be; the
+    interval is at least as wide as Newcombe's of as many independent pairs, which does not vanish where all answers change, or none.
     """
     apart = crossed.apart(crossed.labels[None])[0]
     effect = float((apart * crossed.rest).sum() / (crossed.times * apart**2).sum())
@@ -150,13 +150,13 @@ def _effect(pairs: _Pairs, crossed: _Crossed, differs: NDArray[np.bool_]) -> tup
     left = pairs.changed - crossed.mean[place, label] + crossed.rest[place, label] / crossed.times[place, label]
     errors = apart[place, label] * (left - effect * apart[place, label]) / (crossed.times * apart**2).sum()
     images, donors = (np.square(np.bincount(np.unique(each, return_inverse=True)[1], errors)).sum() for each in (pairs.images, place))
-    spread = math.sqrt(max(images, donors, images + donors - np.square(errors).sum())) * _student(len(crossed.labels) - 1)
+    spread = math.sqrt(max(images, donors, images + donors - np.square(errors).sum())) * _student(crossed.fewest - 1)
     raw, below, over = gap(int(pairs.changed[~differs].sum()), int((~differs).sum()), int(pairs.changed[differs].sum()), int(differs.sum()))
     return effect, max(-1.0, effect - max(spread, raw - below)), min(1.0, effect + max(spread, over - raw))
 
 
 def _student(free: int) -> float:
-    """The 97.5 % point of Student's distribution, by Cornish and Fisher's expansion; right to 0.01 from 5 degrees of freedom."""
+    """The 97.5 % point of Student's distribution, by Cornish and Fisher's expansion; right to 0.03 from 3 degrees of freedom."""
     z = Z
     steps = (
         (z**3 + z) / 4,
@@ -205,6 +205,12 @@ class _Crossed(NamedTuple):
     def told(self) -> bool:
         """Whether donors and labels of images leave anything of who differs from whom."""
         return float((self.times * self.apart(self.labels[None])[0] ** 2).sum()) > 1e-6
+
+    @property
+    def fewest(self) -> int:
+        """Donors of the label that has fewest, of those that have enough."""
+        counts = np.bincount(self.labels)
+        return int(counts[counts >= FEWEST].min())
 
     def apart(self, labels: Codes) -> Values:
         """Where donors would have another label than the images, (P, D, K), beyond what donors and images' labels explain."""
