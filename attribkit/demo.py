@@ -1,4 +1,4 @@
-"""The tour in the box: two models of one kind, one of which learned a shortcut; what every method shows of them, and which are right."""
+"""The tour in the box: two models of one kind, one of which learned a shortcut; what each leans on, what methods show, which are right."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import torch
 
 from .batch import Batch, Targets
+from .diagnosing import diagnose
+from .diagnosis.result import Diagnosis
 from .evaluating import evaluate
 from .methods.base import method
 from .metrics.overlap import PixelAUC
@@ -22,6 +24,7 @@ from .problems.planted import Planted
 from .problems.scenes import PLACES
 from .progress import Pace
 from .report.album import PAGE_FILES, Album, write_album
+from .report.diagnosis import diagnosis_sections, write_findings
 from .report.drawing import encoded
 from .report.output import Output
 from .report.page import Section
@@ -57,6 +60,8 @@ TOUR = (
 )
 SCORED = 320  # images that the accuracies in the verdict are measured on
 EVALUATED = 2  # times as many images are scored as are shown
+DIAGNOSED = 20  # times as many are diagnosed
+FINDINGS = "findings.json"
 SEED = 7
 
 
@@ -78,28 +83,30 @@ class Finding(NamedTuple):
 
 
 class Demo(NamedTuple):
-    """What the tour wrote and found."""
+    """What the tour wrote and found: of methods, and of the models."""
 
     page: Path
     verdict: str
     findings: list[Finding]
+    diagnoses: list[Diagnosis]
 
     def __str__(self) -> str:
         head = f"{'':48}" + "".join(f"{each.name.removeprefix('planted/'):>22}" for each in SUBJECTS)
         regions = f"{'share of (cause, other) pixel pairs in right order':48}" + "".join(f"{each.cause:>22}" for each in SUBJECTS)
-        return "\n".join((head, regions, *map(str, self.findings), self.verdict))
+        return "\n".join((head, regions, *map(str, self.findings), self.verdict, *map(_leaning, self.diagnoses)))
 
     def json(self) -> str:
         """For machines."""
         found = [{**each._asdict(), "found": each.found} for each in self.findings]
-        return json.dumps({"report": str(self.page), "verdict": self.verdict, "findings": found})
+        diagnoses = {each.model: [finding.claim for finding in each.findings] for each in self.diagnoses}
+        return json.dumps({"report": str(self.page), "verdict": self.verdict, "findings": found, "diagnoses": diagnoses})
 
 
 def write_demo(out: Path, count: int, progress: Callable[[Pace], object] | None = None) -> Demo:
-    """Make `count` images, explain both models by the methods of `TOUR`, score those on more images, and write it all below `out`."""
+    """Explain both models on `count` images by the methods of `TOUR`, score these on more, diagnose on more still; all below `out`."""
     methods = [method(text) for text in TOUR]
     folder = Output(out)
-    folder.begin(*PAGE_FILES)
+    folder.begin(*PAGE_FILES, FINDINGS)
     models = [load_model(each.name) for each in SUBJECTS]
     chapters: list[tuple[Album, Section]] = []
     for model, subject in zip(models, SUBJECTS, strict=True):
@@ -112,14 +119,18 @@ def write_demo(out: Path, count: int, progress: Callable[[Pace], object] | None 
         chapters.append((album, album.section(batches, name=name, heading=heading)))
     scores = [_scored(model, subject, EVALUATED * count, progress) for model, subject in zip(models, SUBJECTS, strict=True)]
     findings = _findings(scores)
+    diagnoses = [diagnose(model, Planted(model, DIAGNOSED * count, seed=SEED + 3), progress=progress) for model in models]
+    write_findings(folder.claim(FINDINGS), diagnoses[0])
     verdict = f"{_agreement(models)} {_found(findings)}"
     title = "A model that looks at the background, and one that looks at the animal"
     failures = [failure for album, _ in chapters for failure in album.failed]
     tables = [
-        Section("findings", "findings.html", _shown(findings, EVALUATED * count), heading="Which methods find what each model looks at")
+        *(section for section in diagnosis_sections(diagnoses[0]) if section.name != "about"),
+        Section("findings", "findings.html", _shown(findings, EVALUATED * count), heading="Which methods find what each model looks at"),
     ]
-    page = write_album(folder, chapters, title=title, summary=verdict, failures=failures, first=tables)
-    return Demo(page, verdict, findings)
+    summary = f"{_leaning(diagnoses[0])} {_leaning(diagnoses[1])} {verdict}"
+    page = write_album(folder, chapters, title=title, summary=summary, failures=failures, first=tables)
+    return Demo(page, verdict, findings, diagnoses)
 
 
 def _asked(model: VisionModel, batch: Batch) -> Batch:
@@ -164,6 +175,14 @@ def _found(findings: list[Finding]) -> str:
 
 def _shown(findings: list[Finding], count: int) -> dict[str, Any]:
     return {"findings": findings, "subjects": SUBJECTS, "count": count}
+
+
+def _leaning(diagnosis: Diagnosis) -> str:
+    """What a diagnosis says first."""
+    tested = len(diagnosis.claims)
+    if not diagnosis.findings:
+        return f"{diagnosis.model}: none of {tested} claims stands, that it leans on something else than the animal."
+    return f"{diagnosis.model}: {len(diagnosis.findings)} of {tested} claims stand, first of all this one. {diagnosis.findings[0].claim}"
 
 
 def _agreement(models: list[VisionModel]) -> str:

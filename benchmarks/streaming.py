@@ -47,10 +47,10 @@ class Synthetic:
             yield self.model, ak.Batch(images, targets, tuple(f"{start + row}" for row in range(rows)), {"square": region})
 
 
-def resident() -> float:
-    """MiB of memory that the process holds now."""
+def resident(what: str = "VmRSS") -> float:
+    """MiB of memory that the process holds now, or, as "VmHWM", has held at most."""
     for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
+        if line.startswith(f"{what}:"):
             return int(line.split()[1]) / 1024
     raise SystemExit("this system does not say how much memory a process holds")
 

@@ -69,15 +69,17 @@ def drawn(index: int, seed: int, what: Plan) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(picture(index, seed, what)[0].transpose(2, 0, 1)))
 
 
-def train(name: str, *, seed: int, count: int, epochs: int) -> nn.Module:
-    """One model, from nothing."""
+def train(  # noqa: PLR0913 - what a training is made of, all by name
+    name: str, *, seed: int, count: int, epochs: int, start: int | None = None, module: nn.Module | None = None
+) -> nn.Module:
+    """One model, from nothing, or on from a `module`; `start` is the seed of weights and order, if that is another than the images'."""
     shortcut, strength = meaning(name)
     plans = [plan(index, strength, seed, shortcut) for index in range(count)]
     wanted = [(index, seed, what) for index, what in enumerate(plans)]
     images = torch.stack([drawn(*each) for each in tqdm(wanted, desc=f"draw {name}", disable=None)])
     kinds = torch.tensor([each.kind for each in plans])
-    torch.manual_seed(seed)
-    module = blank_module(name).to(memory_format=torch.channels_last).train()
+    torch.manual_seed(seed if start is None else start)
+    module = (module or blank_module(name)).to(memory_format=torch.channels_last).train()
     rate, decay = RECIPES["vit" if name.startswith("vit") else "cnn"]
     optimiser = torch.optim.AdamW(module.parameters(), lr=rate, weight_decay=decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=epochs * (count // ROWS), pct_start=0.15)

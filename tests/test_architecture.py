@@ -221,6 +221,7 @@ ROOMS: dict[str, tuple[str, dict[str, str]]] = {
             "store/shards.py": "maps are written from the host",
             "evaluating/": "what a run keeps, and what its page shows, is on the host",
             "diagnosing/": "answers are counted, and pictures shown, on the host",
+            "diagnosis/": "its arrays of answers and scores, which are on the host",
         },
     ),
     "writes a file": (
