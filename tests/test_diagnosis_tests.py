@@ -15,9 +15,9 @@ from attribkit.diagnosis.findings import judged
 from attribkit.diagnosis.groups import grouped
 from attribkit.diagnosis.labels import compared
 from attribkit.diagnosis.masking import VERSIONS, masked
-from attribkit.diagnosis.proportions import fisher, gap, wilson
+from attribkit.diagnosis.proportions import beyond_chance, fisher, gap, wilson
 from attribkit.diagnosis.regions import Overlap, looked
-from attribkit.diagnosis.swaps import swapped
+from attribkit.diagnosis.swaps import _Crossed, _effect, _Pairs, _student, swapped
 
 NAMES = tuple("abcdefghij")
 
@@ -157,7 +157,8 @@ def test_a_masking_table():
     (stays,) = found.claims
     chance = (12 * 11 + 11 * 12) / 23**2
     assert stays.effect == pytest.approx(18 / 23 - chance)
-    assert stays.low < stays.effect < stays.high
+    both = np.arange(23)  # the last image was not asked about
+    assert (stays.low, stays.high) == beyond_chance(np.array(full)[both], np.array(box)[both])
     assert stays.count == 23
     assert stays.p == pytest.approx(fisher(3, 12, 9, 11), abs=0.005)  # two classes: Fisher's test
     assert stays.claim.startswith("78 % of answers stay when the whole box around the object is removed; by chance 50 % would.")
@@ -279,6 +280,28 @@ def test_an_image_is_not_its_own_donor_and_the_object_is_no_claim():
     assert not swapped(exchange(np.arange(16) % 2, np.arange(16) % 2, lambda *_: _[0] > 0, cue="object", region="object")).claims
 
 
+def many_answers(rng, share):
+    """40 images, each of a class of its own, with the ground of two of 30 donors; `share` of the answers become the donor's."""
+    donors = Donors(tuple(f"d{row}" for row in range(30)), np.arange(100, 130), {})
+    images, lent = np.arange(40).repeat(2), np.concatenate([rng.choice(30, 2, replace=False) for _ in range(40)])
+    found = np.where(rng.random(80) < share, donors.answers[lent], rng.integers(100, 130, 80))
+    return given(np.arange(40), classes=(), region="object", swaps=(Swap("ground", images, lent, found),), donors=donors)
+
+
+def test_of_many_answers_those_that_become_the_donors_are_counted():
+    found = swapped(many_answers(np.random.default_rng(0), 1.0))
+    ((row,), (claim,)) = found.rows, found.claims
+    assert (row.by, row.other, row.others, row.follows) == ("image", 1.0, 80, 1.0)
+    assert math.isnan(row.same)
+    assert claim.p == pytest.approx(1 / 10_001)
+    assert claim.effect == pytest.approx(1 - 1 / 30, abs=0.01)  # by chance one donor in thirty has that answer
+    assert claim.low == pytest.approx(wilson(40, 40)[0] - (1 - claim.effect))
+
+
+def test_answers_that_go_anywhere_do_not_go_over_to_donors(quick):
+    assert share_found(lambda rng: swapped(many_answers(rng, 0.0)).claims) <= BOUND
+
+
 def test_what_swaps_cannot_tell_is_said():
     never = lambda mine, *_: mine < 0  # noqa: E731
     assert swapped(given([0, 1])) == swaps.Swapped(swapped(given([0])).rows, [], [])
@@ -291,6 +314,33 @@ def test_what_swaps_cannot_tell_is_said():
     split = exchange([0] * 6 + [1] * 6, np.arange(12) // 6, never, [(image, image) for image in range(12)])
     assert "no donors of background were given both" in told(swapped(split).limits)
     assert not [*few.claims, *many.claims, *swapped(apart).claims, *swapped(split).claims]
+
+
+def regressed(changed, mine, labels, taken):
+    """The share that differing adds beside a number for each donor and each label of images; what is left of it, and of the answers."""
+    kinds = np.arange(len(labels)), np.unique(mine)
+    design = np.concatenate([taken[:, None] == kinds[0], mine[:, None] == kinds[1]], 1).astype(float)
+    both = np.stack([(mine != labels[taken]).astype(float), changed], 1)
+    apart, left = (both - design @ np.linalg.lstsq(design, both, rcond=None)[0]).T
+    effect = (apart @ left) / (apart @ apart)
+    return effect, apart * (left - effect * apart) / (apart @ apart)
+
+
+def test_an_exchange_is_judged_by_least_squares_and_errors_that_go_together():
+    draw = np.random.default_rng(3)
+    own, theirs = draw.choice(3, 70, p=(0.5, 0.3, 0.2)), np.repeat([0, 1, 2], (12, 6, 4))
+    images, taken = np.array(lent(draw, 70, theirs)).T
+    changed = (draw.random(140) < np.where(own[images] != theirs[taken], 0.5, 0.3)).astype(float)
+    pairs = _Pairs(images, taken, changed, changed > 2)
+    crossed = _Crossed.of(pairs, own, theirs)
+    orders = np.stack([theirs, *(draw.permutation(theirs) for _ in range(5))])
+    for labels, ratio in zip(orders, crossed._ratios(orders), strict=True):
+        effect, errors = regressed(changed, own[images], labels, taken)
+        assert ratio == pytest.approx(effect / np.sqrt(np.square(np.bincount(taken, errors)).sum()))
+    effect, errors = regressed(changed, own[images], theirs, taken)
+    sums = [np.square(np.bincount(each, errors)).sum() for each in (images, taken, np.arange(140))]
+    half = math.sqrt(max(sums[0], sums[1], sums[0] + sums[1] - sums[2])) * _student(3)  # of the rarest label there are four donors
+    assert _effect(pairs, crossed, own[images] != theirs[taken]) == pytest.approx((effect, effect - half, effect + half))
 
 
 def lent(draw, images, donors, per=2):
@@ -460,6 +510,7 @@ def test_answers_that_follow_a_group_are_found():
     full = np.where(draw.random(400) < 0.3, label, truth)
     (claim,) = amplified(given(full, truth, {"g": label}), None).claims
     assert claim.p < 0.01
+    assert (claim.low + claim.high) / 2 == pytest.approx(claim.effect)  # normal, of so many: around the mean of what each image adds
 
 
 # Regions -----------------------------------------------------------------------------------------------------------------------------

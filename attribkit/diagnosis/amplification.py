@@ -93,17 +93,27 @@ def amplified(answers: Answers, training: Training | None) -> Amplified:
         return Amplified(Listing(), [], [Limit("amplification", "bias amplification, for want of labels or groups")])
     source = training or Training(answers.truth, answers.groups)
     where = "training" if training else "these images, which stand for those of training"
-    rows, claims, limits = [], [], []
+    rows, claims, limits, level = [], [], [], []
+    same = [name for name in groups if _is_class(answers, known, (name,))]
+    if same:
+        limits.append(
+            Limit(
+                "amplification", f"{', '.join(same)} says what class an image is of, so that no answer can follow the one beyond the other"
+            )
+        )
+    groups = [name for name in groups if name not in same]
     missing = [name for name in groups if name not in source.groups]
     if missing:
         limits.append(Limit("amplification", f"the training images have no group {', '.join(missing)}"))
     for names in _combinations([name for name in groups if name in source.groups]):
         found = _row(answers, known, source, names, where)
-        if isinstance(found, Limit):
-            limits.append(found)
+        if found is None:
+            level.append(" + ".join(names))
         else:
             rows.append(found[0])
             claims.append(found[1])
+    if level:
+        limits.append(Limit("amplification", f"no class goes together with {', '.join(level)} in {where} so that it can be amplified"))
     return Amplified(Listing(rows), claims, limits)
 
 
@@ -114,11 +124,9 @@ def _combinations(names: list[str]) -> Iterator[tuple[str, ...]]:
         yield from itertools.combinations(names, 2)
 
 
-def _row(answers: Answers, known: Flags, source: Training, names: tuple[str, ...], where: str) -> tuple[AmplificationRow, Finding] | Limit:
-    """One group, or several combined; a limit where nothing goes together with anything, or the group is the class itself."""
+def _row(answers: Answers, known: Flags, source: Training, names: tuple[str, ...], where: str) -> tuple[AmplificationRow, Finding] | None:
+    """One group, or several combined; None where nothing goes together with anything."""
     by = " + ".join(names)
-    if _is_class(answers, known, names):
-        return Limit("amplification", f"{by} says what class an image is of, so that no answer can follow the one beyond the other")
     cells, labelled = _cells(source, names), source.truth != NONE
     classes = np.unique(source.truth[labelled])
     signs = pair_signs(_having(source.groups, names, cells)[labelled], source.truth[labelled][:, None] == classes)
@@ -127,7 +135,7 @@ def _row(answers: Answers, known: Flags, source: Training, names: tuple[str, ...
     pairs = bias_amplification(given, truth, found, signs)
     alive = ~np.isnan(pairs) & (signs != 0)
     if not alive.any():
-        return Limit("amplification", f"no class goes together with {by} in {where} so that it can be amplified")
+        return None
     weights = np.where(alive, signs, 0) / np.maximum(given.sum(0), 1)[:, None] / alive.sum()
     pull = weights @ found.T.astype(np.float64)  # of each cell and image: what its answer adds if the image is of that cell
     own = ((given.T * pull).sum(0) - ((given @ weights) * truth).sum(1)) * len(given)  # whose mean is the mean over pairs
@@ -135,7 +143,7 @@ def _row(answers: Answers, known: Flags, source: Training, names: tuple[str, ...
     value, sizes = float(pairs[alive].mean()), np.abs(pairs[alive])
     row = AmplificationRow(by, value, low, high, float(sizes.mean()), float(sizes.var()), len(given))
     claim = (
-        f"Answers follow {by} further than the images do: what goes together in {where} is answered {100 * value:.1f} points more often "
+        f"Answers follow {by} further than the images do: what goes together in {where}, is answered {100 * value:.1f} points more often "
         f"than it is so."
     )
     telling = answers.called(np.flatnonzero(known)[np.argsort(-own, kind="stable")[:SHOWN]])

@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from ..scoring.summaries import Listing
 from .answers import NONE, Answers, Donors, Swap, labels_of, percent
 from .findings import SHOWN, Finding, Limit
-from .proportions import PERMUTATIONS, Z, gap
+from .proportions import PERMUTATIONS, Z, gap, wilson
 
 FEWEST = 4  # donors of a label, and of others, that a claim is made of
 HELD = 1_000_000  # numbers held at a time
 MOST = 20  # labels of a group
 ANSWER = "answer"  # the group of donors where images have none: what the model says of them
+IMAGE = "image"  # the group of which each has a label of its own
 
 Values = NDArray[np.float64]
 Codes = NDArray[np.int64]
@@ -33,7 +34,8 @@ Codes = NDArray[np.int64]
 class SwapRow:
     """A part exchanged, and a group: the share of answers that change by donors of another label of it, and of the same.
 
-    `follows` is how often the answer becomes that to the donor's own image, of the swaps where the two answers differed.
+    `follows` is how often the answer becomes that to the donor's own image, of the swaps where the two answers differed. `by` is "image"
+    where there are no groups, and too many answers to compare: then all donors are others.
     """
 
     cue: str
@@ -55,12 +57,13 @@ class Swapped:
 
 
 class _Pairs(NamedTuple):
-    """Images and donors that were paired, (M,) each; whether the answer changed, and whether it became the donor's."""
+    """Images and donors that were paired, (M,) each; whether the answer changed, and whether it became the donor's; the answer."""
 
     images: Codes
     donors: Codes
     changed: Values
     follows: NDArray[np.bool_]
+    found: Codes
 
 
 def swapped(answers: Answers) -> Swapped:
@@ -75,7 +78,10 @@ def swapped(answers: Answers) -> Swapped:
     for swap in answers.swaps:
         pairs = _paired(answers, answers.donors, swap)
         for by, (own, theirs) in groups.items():
-            judged = _judged(answers, swap.cue, by, pairs, (own, theirs))
+            if by == ANSWER and len({*own, *theirs}) > MOST:
+                judged = _gone_over(answers, answers.donors, swap.cue, pairs)
+            else:
+                judged = _judged(answers, swap.cue, by, pairs, (own, theirs))
             if isinstance(judged, Limit):
                 limits.append(judged)
             else:
@@ -91,7 +97,7 @@ def _paired(answers: Answers, donors: Donors, swap: Swap) -> _Pairs:
     good = (swap.answers != NONE) & (answers.full[swap.images] != NONE) & ~own
     images, taken, found = swap.images[good], swap.donors[good], swap.answers[good]
     before, theirs = answers.full[images], donors.answers[taken]
-    return _Pairs(images, taken, (found != before).astype(np.float64), (found == theirs) & (before != theirs))
+    return _Pairs(images, taken, (found != before).astype(np.float64), (found == theirs) & (before != theirs), found)
 
 
 def _judged(
@@ -125,6 +131,33 @@ def _judged(
         f"{by} of images, does anyway; the labels of {used} donors exchanged 10,000 times"
     )
     return row, Finding(claim, "swap", cue, effect, low, high, len(np.unique(pairs.images)), crossed.chance(), shown, how)
+
+
+def _gone_over(answers: Answers, donors: Donors, cue: str, pairs: _Pairs) -> tuple[SwapRow, Finding] | Limit:
+    """One part, and whether answers become the donors' own, more often than they become those of other donors."""
+    before, theirs, found = answers.full[pairs.images], donors.answers, pairs.found
+    apart = before != theirs[pairs.donors]
+    used, places = np.unique(pairs.donors, return_inverse=True)
+    if len(used) < 2 * FEWEST or not apart.any():
+        return Limit("swap", f"fewer than {2 * FEWEST} donors of {cue} could be used")
+    follows = float(pairs.follows[apart].mean())
+    draw, step, others = default_rng(0), max(1, HELD // len(places)), []
+    for start in range(0, PERMUTATIONS, step):
+        lent = draw.permuted(np.broadcast_to(theirs[used], (min(step, PERMUTATIONS - start), len(used))), axis=1)[:, places]
+        differ = before != lent
+        others.append(((found == lent) & differ).sum(1) / np.maximum(differ.sum(1), 1))
+    shares = np.concatenate(others)
+    chance, p = float(shares.mean()), float((1 + (shares >= follows - 1e-12).sum()) / (1 + len(shares)))
+    images = len(np.unique(pairs.images[apart]))
+    low, high = wilson(round(follows * images), images)  # pairs of one image go together, so that images are what counts
+    row = SwapRow(cue, IMAGE, *_share(pairs.changed), math.nan, 0, follows)
+    claim = (
+        f"Some answers go over with the {cue}: exchanged for that of another image, {percent(follows)} become what that image is answered; "
+        f"by chance {percent(chance)} would. {percent(row.other)} change at all."
+    )
+    shown = answers.called(list(dict.fromkeys(pairs.images[pairs.follows].tolist()))[:SHOWN])
+    how = f"answers with the {cue} of another image beside its own answer; the answers of {len(used)} donors exchanged 10,000 times"
+    return row, Finding(claim, "swap", cue, follows - chance, low - chance, high - chance, images, p, shown, how)
 
 
 def _share(changed: Values) -> tuple[float, int]:
