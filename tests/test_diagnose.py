@@ -281,7 +281,7 @@ def test_scores_hold_every_image_of_every_test(cheating):
 
 def test_training_labels_make_amplification_known(cheating):
     model = ak.load_model("planted/shortcut-100")
-    assert not cheating.amplification
+    assert not [row for row in cheating.amplification if row.by == "background"]
     result = ak.diagnose(model, Planted(model, 64, 50, 3), training=Planted(model, 80, 100, 5))
     (row,) = [row for row in result.amplification if row.by == "background"]
     assert row.amplification == pytest.approx(0.5, abs=0.02)  # every answer is the ground's, of which half are right
