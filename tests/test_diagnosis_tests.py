@@ -331,7 +331,7 @@ def test_an_exchange_is_judged_by_least_squares_and_errors_that_go_together():
     own, theirs = draw.choice(3, 70, p=(0.5, 0.3, 0.2)), np.repeat([0, 1, 2], (12, 6, 4))
     images, taken = np.array(lent(draw, 70, theirs)).T
     changed = (draw.random(140) < np.where(own[images] != theirs[taken], 0.5, 0.3)).astype(float)
-    pairs = _Pairs(images, taken, changed, changed > 2)
+    pairs = _Pairs(images, taken, changed, changed > 2, taken)
     crossed = _Crossed.of(pairs, own, theirs)
     orders = np.stack([theirs, *(draw.permutation(theirs) for _ in range(5))])
     for labels, ratio in zip(orders, crossed._ratios(orders), strict=True):
@@ -393,6 +393,32 @@ def test_without_groups_the_answers_are_the_groups():
     bare = Answers(answers.ids, NAMES, answers.truth, {}, answers.versions, None, None, answers.swaps, answers.donors)
     (row,) = swapped(bare).rows
     assert (row.by, row.other, row.same, row.follows) == ("answer", 1, 0, 1)
+
+
+def many(draw, art, planted=0.0):
+    """Images and donors of 24 answers, of which two have one donor each; what is exchanged makes `art` of a quarter of them."""
+    theirs = np.concatenate([[0, 1], np.repeat(np.arange(2, 24), 3)])[:64]
+    images, taken = np.array(lent(draw, 150, theirs)).T
+    full = draw.integers(0, 24, 150)
+    found = np.where(draw.random(300) < 0.25, art, full[images])
+    found = np.where(draw.random(300) < planted, theirs[taken], found)
+    donors = Donors(tuple(f"d{row}" for row in range(64)), theirs, {})
+    return given(full, swaps=(Swap("background", images, taken, found),), donors=donors)
+
+
+@pytest.mark.parametrize("art", [0, 5])
+def test_what_any_exchange_makes_of_answers_is_not_the_donors_answer(quick, art):
+    assert share_found(lambda draw: swapped(many(draw, art)).claims) <= BOUND
+
+
+def test_many_answers_that_go_over_are_found():
+    answers = many(np.random.default_rng(0), 3, 0.1)
+    (row,), (claim,) = swapped(answers).rows, swapped(answers).claims
+    (swap,) = answers.swaps
+    apart = answers.full[swap.images] != answers.donors.answers[swap.donors]
+    assert (row.by, row.follows) == ("image", (swap.answers == answers.donors.answers[swap.donors])[apart].mean())
+    assert claim.p < 1e-3
+    assert abs(claim.effect - 0.1) < 0.05
 
 
 # Amplification -----------------------------------------------------------------------------------------------------------------------
@@ -556,6 +582,8 @@ def test_maps_lie_on_another_region_only_if_elsewhere_gets_less():
     assert (on.effect, on.p < 1e-3) == (pytest.approx((high - low).mean()), True)
     (off,) = looked(answers, [overlap("background", low, 0.1, high)], []).claims
     assert (off.effect < 0, off.p) == (True, 1)
+    (trace,) = looked(answers, [overlap("tag", high, 0.7, low)], []).claims  # of a small region a uniform map is a bar as well
+    assert (trace.effect < 0, trace.p) == (True, 1)
     border = looked(answers, [], [overlap("image border", high, 0.4), overlap("image centre", high, 0.4)])
     (frame,) = border.claims
     assert (frame.test, frame.effect) == ("frame", pytest.approx(high.mean() - 0.4))

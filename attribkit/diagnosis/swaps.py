@@ -134,20 +134,27 @@ def _judged(
 
 
 def _gone_over(answers: Answers, donors: Donors, cue: str, pairs: _Pairs) -> tuple[SwapRow, Finding] | Limit:
-    """One part, and whether answers become the donors' own, more often than they become those of other donors."""
+    """One part, and whether answers become the donors' own, more often than they become those of other donors.
+
+    What becomes of answers anyway, where anything is exchanged, is taken out, answer by answer: an answer that few donors have, who are
+    lent out the more often, would otherwise be met more often than by donors who exchange their answers.
+    """
     before, theirs, found = answers.full[pairs.images], donors.answers, pairs.found
     apart = before != theirs[pairs.donors]
     used, places = np.unique(pairs.donors, return_inverse=True)
     if len(used) < 2 * FEWEST or not apart.any():
         return Limit("swap", f"fewer than {2 * FEWEST} donors of {cue} could be used")
-    follows = float(pairs.follows[apart].mean())
-    draw, step, others = default_rng(0), max(1, HELD // len(places)), []
-    for start in range(0, PERMUTATIONS, step):
-        lent = draw.permuted(np.broadcast_to(theirs[used], (min(step, PERMUTATIONS - start), len(used))), axis=1)[:, places]
-        differ = before != lent
-        others.append(((found == lent) & differ).sum(1) / np.maximum(differ.sum(1), 1))
-    shares = np.concatenate(others)
-    chance, p = float(shares.mean()), float((1 + (shares >= follows - 1e-12).sum()) / (1 + len(shares)))
+    kinds, own = np.unique(theirs[used], return_inverse=True)
+    free = before[:, None] != kinds
+    met, could = (
+        np.stack([np.bincount(places, column, len(used)) for column in each.T], 1) for each in (free & (found[:, None] == kinds), free)
+    )
+    rates = met / np.maximum(could, 1)  # of each donor, how often answers become each answer
+    base, draw, rows = rates.mean(0), default_rng(0), np.arange(len(used))
+    lent = draw.permuted(np.broadcast_to(own, (PERMUTATIONS, len(used))), axis=1)
+    gains, gain = (rates - base)[rows, lent].mean(1), float((rates - base)[rows, own].mean())
+    p = float(1 + (gains >= gain - 1e-12).sum()) / (1 + PERMUTATIONS)
+    follows, chance = float(pairs.follows[apart].mean()), float(base[own[places]][apart].mean())
     images = len(np.unique(pairs.images[apart]))
     low, high = wilson(round(follows * images), images)  # pairs of one image go together, so that images are what counts
     row = SwapRow(cue, IMAGE, *_share(pairs.changed), math.nan, 0, follows)
