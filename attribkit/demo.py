@@ -62,6 +62,7 @@ SCORED = 320  # images that the accuracies in the verdict are measured on
 EVALUATED = 2  # times as many images are scored as are shown
 DIAGNOSED = 20  # times as many are diagnosed
 FINDINGS = "findings.json"
+METHODS = "Which methods find what each model looks at"
 SEED = 7
 
 
@@ -126,9 +127,9 @@ def write_demo(out: Path, count: int, progress: Callable[[Pace], object] | None 
     failures = [failure for album, _ in chapters for failure in album.failed]
     tables = [
         *(section for section in diagnosis_sections(diagnoses[0]) if section.name != "about"),
-        Section("findings", "findings.html", _shown(findings, EVALUATED * count), heading="Which methods find what each model looks at"),
+        Section("findings", "findings.html", _shown(findings, EVALUATED * count, verdict), heading=METHODS),
     ]
-    summary = f"{_leaning(diagnoses[0])} {_leaning(diagnoses[1])} {verdict}"
+    summary = f"{_leaning(diagnoses[0])} {_leaning(diagnoses[1])}"
     page = write_album(folder, chapters, title=title, summary=summary, failures=failures, first=tables)
     return Demo(page, verdict, findings, diagnoses)
 
@@ -173,8 +174,8 @@ def _found(findings: list[Finding]) -> str:
     return f"{words} Not: {', '.join(wrong)}." if wrong else words
 
 
-def _shown(findings: list[Finding], count: int) -> dict[str, Any]:
-    return {"findings": findings, "subjects": SUBJECTS, "count": count}
+def _shown(findings: list[Finding], count: int, verdict: str) -> dict[str, Any]:
+    return {"findings": findings, "subjects": SUBJECTS, "count": count, "verdict": verdict}
 
 
 def _leaning(diagnosis: Diagnosis) -> str:

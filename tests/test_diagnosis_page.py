@@ -82,6 +82,11 @@ def test_the_headline_names_what_experiments_show_and_the_rest_follows():
     ]
 
 
+def test_a_small_effect_is_not_called_a_leaning():
+    found = made([dataclasses.replace(claim("masking", "outside the object"), effect=0.02)])
+    assert headline(found) == "1 of 1 claim stands: experiments show that few answers, 2 of 100, hang on what lies outside the object."
+
+
 def test_a_model_is_never_called_fine():
     found = made([claim("groups", "place", p=0.8)])
     assert headline(found) == "None of 1 claim stands: no test shows that the model leans on something that it should not."

@@ -35,7 +35,7 @@ class SwapRow:
     """A part exchanged, and a group: the share of answers that change by donors of another label of it, and of the same.
 
     `follows` is how often the answer becomes that to the donor's own image, of the swaps where the two answers differed. `by` is "image"
-    where there are no groups, and too many answers to compare: then all donors are others.
+    where there are too many answers to compare those of one with others: then all donors are others.
     """
 
     cue: str
@@ -71,9 +71,9 @@ def swapped(answers: Answers) -> Swapped:
     if answers.donors is None or not answers.swaps:
         return Swapped(Listing(), [], [])
     groups = {name: (answers.groups[name], donated) for name, donated in answers.donors.groups.items() if name in answers.groups}
-    if not groups:
+    if ANSWER not in groups and (not groups or len(np.unique(answers.full)) > MOST):
         own, theirs = (np.array([answers.named(int(each)) for each in kind], np.object_) for kind in (answers.full, answers.donors.answers))
-        groups = {ANSWER: (own, theirs)}
+        groups[ANSWER] = own, theirs
     rows, claims, limits = [], [], []
     for swap in answers.swaps:
         pairs = _paired(answers, answers.donors, swap)

@@ -16,6 +16,7 @@ from .scales import share_of, ticks
 
 OPEN = 10  # claims that are shown without being asked for
 NAME = 60  # characters of a name in a sentence
+FEW = 0.1  # of all answers: an effect that is smaller is no leaning of the model
 NAMED = 3  # of them in a sentence
 OVERLAP = AttentionIoU.paper
 
@@ -154,8 +155,15 @@ def _parts(findings: Sequence[Finding]) -> list[str]:
         return list(dict.fromkeys(each.cue for each in findings if each.test in tests))
 
     parts = []
-    if experiments := cues("swap", "masking"):
-        parts.append(f"experiments show that the model leans on {_names(map(_thing, experiments))}")
+    sizes: dict[str, float] = {}
+    for each in findings:
+        if each.test in ("swap", "masking"):
+            sizes[each.cue] = max(sizes.get(each.cue, 0.0), each.effect)
+    if much := [cue for cue, size in sizes.items() if size >= FEW]:
+        parts.append(f"experiments show that the model leans on {_names(map(_thing, much))}")
+    if little := [cue for cue in sizes if cue not in much]:
+        share = max(1, round(100 * max(sizes[cue] for cue in little)))
+        parts.append(f"experiments show that few answers, {share} of 100, hang on {_names(map(_thing, little))}")
     worse = [each for each in findings if each.test == "groups"]
     if worse:
         which = "one group of images is" if len(worse) == 1 else f"{len(worse)} groups of images are"
