@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 from pathlib import Path
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch counts the cores, and for every process that a test starts
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))))
 
 import numpy as np
 import pytest
@@ -12,6 +17,12 @@ import torch
 
 # Real images and trained weights, where a checkout has them beside it; nothing depends on them.
 DATA = Path(os.environ.get("ATTRIBKIT_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+
+
+def pytest_collection_finish():
+    """What was imported and collected stays to the end: `gc.collect()`, which some tests call for every image, need not look at it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

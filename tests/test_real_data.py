@@ -65,7 +65,7 @@ def test_grad_cam_lies_on_the_salient_object_and_a_random_map_does_not(shared_da
 
 
 def test_integrated_gradients_are_complete_on_a_real_network(squeezenet, labelled):
-    batch = load_images(labelled[0][:3], squeezenet)
+    batch = load_images(labelled[0][:2], squeezenet)
     result = explain(squeezenet, batch, "IntegratedGradients(steps=50)")
     start = squeezenet.score(torch.zeros_like(batch.images), batch.targets)
     torch.testing.assert_close(result.maps.sum((1, 2)) - (result.scores - start), result.extras["convergence_delta"], rtol=1e-3, atol=1e-2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -14,7 +15,9 @@ import numpy as np
 from PIL import Image
 
 HERE = Path(__file__).parent
-RAY = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "150"}  # it asks nobody, and waits on a slow machine
+STARTED: list[subprocess.Popen[str]] = []
+# It asks nobody, waits on a slow machine, and does not give way to other tests.
+RAY = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "150", "RAY_worker_niceness": "0"}
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "magenta": (255, 0, 255), "cyan": (0, 255, 255)}
 
 
@@ -63,7 +66,13 @@ def run(arguments: list[str], *, timeout: float = 200) -> subprocess.CompletedPr
 
 
 def start(arguments: list[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(arguments, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    """A process that an interrupt reaches, though a shell that put the tests into the background has them ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        STARTED.append(subprocess.Popen(arguments, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return STARTED[-1]
 
 
 def scored(out: Path) -> dict[tuple[str, ...], str]:
