@@ -409,6 +409,8 @@ def many(draw, art, planted=0.0):
 @pytest.mark.parametrize("art", [0, 5])
 def test_what_any_exchange_makes_of_answers_is_not_the_donors_answer(quick, art):
     assert share_found(lambda draw: swapped(many(draw, art)).claims) <= BOUND
+    chances = [swapped(many(np.random.default_rng(seed), art)).claims[0].p for seed in range(40)]
+    assert 0.25 < np.median(chances) < 0.8  # nor is it less than chance
 
 
 def test_many_answers_that_go_over_are_found():
