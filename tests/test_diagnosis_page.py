@@ -462,6 +462,14 @@ def test_the_json_has_everything_and_no_number_that_is_none(full, tmp_path):
         assert len(found[name]) == len(getattr(full, name))
     assert found["groups"][0] == dataclasses.asdict(full.groups[0])
     assert (found["model"], found["about"]["seed"]) == ("planted/shortcut-95", "0")
+    rows = [
+        (each["method"], each["metric"], name, score)
+        for each in found["scores"]
+        for name, score in zip(each["ids"], each["scores"], strict=True)
+    ]
+    known = [(row["method"], row["metric"], row["id"], pytest.approx(row["score"], rel=1e-5)) for row in full.scores.rows()]
+    assert rows == known
+    assert [[each["id"] for each in shown] for shown in found["pictures"]] == [[each.id for each in shown] for shown in full.pictures]
 
 
 def test_a_report_is_of_a_diagnosis_or_of_scores(full, tmp_path):

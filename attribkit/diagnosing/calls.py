@@ -13,6 +13,7 @@ from ..diagnosis.findings import Limit
 from ..diagnosis.result import Diagnosis
 from ..errors import BadInput, Unsupported
 from ..evaluating import evaluate
+from ..evaluating.units import read
 from ..methods.base import Method, method
 from ..metrics.attention_iou import AttentionIoU
 from ..metrics.base import Metric
@@ -118,7 +119,7 @@ class Examination:
         for number in range(self.answered.shards):  # those of an earlier call, whose maps are kept, but whose answers are not
             missing = [name for name in self.answered.names(number) if name not in self.answered.known]
             if missing and len(missing) == len(self.answered.names(number)):
-                self.answered.shard(number)
+                read(self.answered, number, None)
         return scores
 
     def asked(self, removal: str | Removal | None, protected: str | int | None) -> Asking:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -38,8 +39,17 @@ def write_diagnosis(path: str | Path, diagnosis: Diagnosis, *, title: str = TITL
 
 
 def write_findings(path: str | Path, diagnosis: Diagnosis) -> Path:
-    """Write everything that a diagnosis says, but for pictures and single images' scores, as JSON."""
-    return write_whole(path, json.dumps(diagnosis.record(), indent=1, allow_nan=False).encode())
+    """Write everything that a diagnosis says, every image's scores with it, as JSON; pictures by their names and captions."""
+    pictures = [[{"id": each.id, "caption": each.caption} for each in shown] for shown in diagnosis.pictures]
+    scores = [
+        {**key._asdict(), "ids": ids, "scores": [float(f"{score:.6g}") if math.isfinite(score) else None for score in column.scores]}
+        for key, ids, column, _ in diagnosis.scores.columns()
+    ]
+    text = json.dumps({**diagnosis.record(), "pictures": pictures}, indent=1, allow_nan=False)
+    rows = ",\n".join(
+        f"  {json.dumps(row, allow_nan=False)}" for row in scores
+    )  # a line for each metric, which has a number for each image
+    return write_whole(path, f'{text[:-2]},\n "scores": [\n{rows}\n ]\n}}\n'.encode())
 
 
 def diagnosis_sections(diagnosis: Diagnosis) -> list[Section]:
