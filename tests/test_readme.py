@@ -25,8 +25,8 @@ def test_python_examples_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     module = types.ModuleType("of_the_readme")  # a class is pickled by the module that it is in
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    explained, removed, evaluated, kept, own = {}, {}, {}, {}, vars(module)
-    for block, names in zip(blocks("python"), (explained, removed, evaluated, kept, own), strict=True):
+    explained, removed, diagnosed, evaluated, kept, own = {}, {}, {}, {}, {}, vars(module)
+    for block, names in zip(blocks("python"), (explained, removed, diagnosed, evaluated, kept, own), strict=True):
         exec(compile(block.replace("count=48", "count=8"), "README.md", "exec"), names)  # ROAD of 48 images takes a minute and a half
     assert explained["maps"].maps.shape[0] == 8 and (tmp_path / "maps.safetensors").is_file()
     assert explained["ig"].extras["relative_delta"].shape == (8,)
@@ -35,6 +35,8 @@ def test_python_examples_run(tmp_path, monkeypatch):
     assert len(kept["scores"]) == 24 * 6 and kept["maps"].maps.shape[0] == 24
     assert len(own["passed"]) >= 90 and "another_seed_has_another_map" in own["passed"].skipped
     del METHODS._classes[own["LargestGradient"].name]
+    first = diagnosed["result"].findings[0]
+    assert (first.test, first.cue) == ("swap", "background") and first.effect > 0.9 and (tmp_path / "report.json").is_file()
     assert removed["logits"].shape == (8, 2) and removed["seen"].shape == removed["batch"].images.shape
 
 
