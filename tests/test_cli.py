@@ -324,7 +324,25 @@ def test_precision_is_an_option_of_the_model(photos, tmp_path, capsys):
     assert "'fp8' is not one of 'float32', 'bf16'" in capsys.readouterr().err
 
 
-def test_demo_explains_two_models_by_the_methods_of_its_tour_and_scores_them(tmp_path, capsys):
+# The methods of the demo's tour, each with few samples; the demo itself is run beside the tests.
+SHORT_TOUR = (
+    "GradCAM()",
+    "LayerCAM()",
+    "IntegratedGradients(steps=2)",
+    "GaussianSmooth(IntegratedGradients(steps=2), kernel=9)",
+    "XRAI(Gradient(), algorithm='fast')",
+    "CounterfactualInfill(steps=2)",
+    "LayerMasking(segmenter=Squares(32))",
+    "Occlusion(window=32, stride=32)",
+    "RISE(samples=8)",
+    *TOUR[9:],
+)
+
+
+def test_demo_explains_two_models_by_the_methods_of_its_tour_and_scores_them(tmp_path, capsys, monkeypatch):
+    assert [made(text).name for text in SHORT_TOUR] == [made(text).name for text in TOUR]
+    monkeypatch.setattr("attribkit.demo.TOUR", SHORT_TOUR)
+    monkeypatch.setattr("attribkit.demo.SCORED", 16)
     run("demo", "--out", tmp_path / "demo", "--count", 2, "--json")
     done = json.loads(capsys.readouterr().out)
     assert "planted/shortcut-100 is right on" in done["verdict"]
