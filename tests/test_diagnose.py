@@ -444,6 +444,122 @@ def test_what_is_no_problem_is_one_line(given, message):
         ak.diagnose(colours(), given)
 
 
+class Single(nn.Module):
+    """One logit, as models of one yes or no have it."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean((1, 2, 3)).unsqueeze(1)
+
+
+def changed(batch: Batch, **parts: object) -> Batch:
+    whole = {name: getattr(batch, name) for name in ("images", "targets", "ids", "regions", "groups")}
+    return Batch(**{**whole, **parts})
+
+
+def test_one_logit_is_no_choice_of_a_class():
+    model = ak.VisionModel(Single().eval(), mean=0.0, std=1.0, size=16)
+    with pytest.raises(ak.BadInput, match="got one logit, allowed: one for each of two classes or more"):
+        ak.diagnose(model, pictures(4, follow="square"), "gradient")
+
+
+@pytest.mark.parametrize("name", ["image border", "image centre", "square, mirrored"])
+def test_a_region_may_not_have_the_name_of_one_that_every_image_is_given(name):
+    (batch,) = pictures(4, follow="square")
+    batch = changed(batch, regions={"square": batch.region("square"), name: batch.region("square")})
+    with pytest.raises(ak.BadInput, match=f"a region is called '{name}', allowed: any name but image border"):
+        ak.diagnose(colours(), [batch], "gradient")
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, True])
+def test_a_seed_that_is_none_is_one_line(seed):
+    with pytest.raises(ak.BadInput, match="seed=...\\): got .*, allowed: an int of at least 0"):
+        ak.diagnose(colours(), pictures(4, follow="square"), "gradient", seed=seed)
+
+
+def test_why_no_image_can_be_read_is_said():
+    (batch,) = pictures(4, follow="square")
+    with pytest.raises(ak.BadInput, match="answered \\(000: target 5: allowed: a class index from 0 to 1\\)"):
+        ak.diagnose(colours(), [changed(batch, targets=Targets(torch.full((4,), 5)))], "gradient")
+
+
+def test_what_is_found_does_not_depend_on_what_an_interrupted_call_had_explained(tmp_path):
+    model, (batch,) = colours(), pictures(96, follow="square")
+    parts, reached = [batch[start : start + 24] for start in range(0, 96, 24)], []
+
+    def explain(model, images, targets):
+        if not reached and torch.equal(images, parts[2].images[: len(images)]):
+            reached.append(True)
+            raise KeyboardInterrupt
+        return images.sum(1)
+
+    by = ak.methods.FromCallable(explain, label="interrupted")
+    with pytest.raises(KeyboardInterrupt):
+        ak.diagnose(model, parts, by, removal="Constant()", store=tmp_path / "run")
+    again = ak.diagnose(model, parts, by, removal="Constant()", store=tmp_path / "run")
+    assert again.record() == ak.diagnose(model, parts, by, removal="Constant()").record()
+
+
+def test_classes_of_one_name_are_told_apart():
+    model = ak.VisionModel(Quadrants().eval(), mean=0.0, std=1.0, size=16, classes=["crane", "crane"], layer="conv")
+    result = ak.diagnose(model, pictures(30, follow="square"), "gradient", removal="Constant()")
+    assert {row.target for row in result.groups} == {None, "crane (0)", "crane (1)"}
+    assert {row.target for row in result.classes} == {"crane (0)", "crane (1)"}
+
+
+def test_labels_that_are_no_whole_numbers_stay_apart():
+    (batch,) = pictures(20, follow="square")
+    result = ak.diagnose(
+        colours(), [changed(batch, groups={"weight": 0.2 + 0.5 * batch.groups["ground"]})], "gradient", removal="Constant()"
+    )
+    assert sorted({row.label for row in result.groups}) == pytest.approx([0.2, 0.7])
+
+
+def test_an_image_of_which_nothing_is_left_tells_nothing_of_an_exchanged_part():
+    (batch,) = pictures(8, follow="square")
+    whole = batch.region("square").clone()
+    whole[0] = 1  # all of this donor's image is the part
+    model, (cue, _) = colours(), cues_of(batch, ["square"], 4)
+    pool = pool_of([changed(batch, regions={"square": whole})], model, [cue])
+    _, left = pool.exchanged(model, batch, cue, torch.tensor([0, 0, 0, 3, 3, 3, 3, 0]))
+    assert left.tolist() == [False, False, False, True, True, True, True, False]
+
+
+def test_masks_that_cover_nothing_are_said_to():
+    (batch,) = pictures(12, follow="square")
+    result = ak.diagnose(colours(), [changed(batch, regions={"square": 0 * batch.region("square")})], "gradient")
+    assert "the masks of square cover no pixel" in reasons(result, "masking")
+
+
+def test_many_regions_are_one_line_and_the_first_four_are_exchanged():
+    (batch,) = pictures(12, follow="square")
+    regions = {f"r{at}": batch.region("square") for at in range(6)}
+    result = ak.diagnose(colours(), [changed(batch, regions=regions)], "gradient", removal="Constant()")
+    assert "exchanging 2 more regions does: the first 4 are exchanged" in reasons(result, "swap")
+    undefined = 12 - next(row.count for row in result.regions if row.region == "r0")
+    assert reasons(result, "regions") == f"{undefined} of 12 images have no r0, r1, r2 and 3 more, or a map that is flat or not finite"
+
+
+def test_of_several_labels_at_once_nothing_is_claimed_silently():
+    (batch,) = pictures(4, follow="square")
+    result = ak.diagnose(colours(), [changed(batch, targets=Targets(batch.targets.index, "evidence"))], "gradient")
+    assert "the largest logit is taken for the answer" in reasons(result, "groups")
+
+
+def test_training_labels_that_no_image_has_are_said(tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_text("path,label,group:ground\n" + "".join(f"{at}.png,red,sea\n{at}b.png,green,land\n" for at in range(20)))
+    result = ak.diagnose(colours(), pictures(20, follow="square"), "gradient", removal="Constant()", training=path)
+    assert "none of the labels of ground that these images have" in reasons(result, "amplification")
+
+
+def test_what_is_printed_has_no_characters_that_move_the_terminal():
+    (batch,) = pictures(12, follow="square")
+    hostile = changed(batch, regions={"a\n\x1b[31m\u202eb": batch.region("square")})
+    text = str(ak.diagnose(colours(), [hostile], "gradient", removal="Constant()"))
+    assert "around the a ?[31m?b is removed" in text
+    assert all(line.isprintable() for line in text.split("\n"))
+
+
 def test_a_problem_of_another_model_is_one_line():
     with pytest.raises(ak.BadInput, match="allowed: one that was made with the model itself"):
         ak.diagnose(colours(), Labelled(colours(), pictures(4, follow="square")))

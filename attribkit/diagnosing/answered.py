@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from ..batch import Batch, Targets
+from ..diagnosis.answers import told_apart
+from ..errors import BadInput
 from ..evaluating.units import read
 from ..model.adapter import VisionModel
 from ..problems.shards import Shard, digested, rows_of
@@ -27,7 +29,7 @@ class Known(NamedTuple):
     answer: int
     truth: int
     probabilities: tuple[float, ...] | None
-    groups: tuple[int | None, ...]
+    groups: tuple[int | float | None, ...]
 
 
 @dataclasses.dataclass(eq=False)
@@ -82,7 +84,7 @@ class Answered:
     @property
     def group_names(self) -> Mapping[str, tuple[str, ...]]:
         """The problem's, and the names of the classes."""
-        names = self.model.classes or tuple(f"class {index}" for index in range(self.outputs))
+        names = told_apart(self.model.classes) or tuple(f"class {index}" for index in range(self.outputs))
         return {**self.problem.group_names, self.class_group: names}
 
     @property
@@ -99,13 +101,32 @@ class Answered:
             self._last = number, made
         return made
 
-    def first(self) -> Batch | None:
-        """The first images that can be read."""
+    def first(self) -> Batch:
+        """The first images that can be read, or `BadInput` that says why one cannot."""
+        reasons = []
         for number in range(self.shards):
             part = read(self, number, None)
             if part.batch is not None and len(part.batch):
                 return part.batch
-        return None
+            reasons += [f" ({each.id}: {each.reason})" for each in part.failures[:1]]
+        raise BadInput(f"{self.label}: got no image that can be read and answered{''.join(reasons[:1])}, allowed: at least one")
+
+    def check(self) -> None:
+        """Raise `BadInput` where an answer is no choice, or a region has the name of one that every image is given."""
+        if self.outputs < 2:
+            raise BadInput(
+                f"{self.model.name}: got one logit, allowed: one for each of two classes or more, of which the largest is the answer"
+            )
+        given = {BORDER, CENTRE, *map(MIRRORED.format, self.regions)}
+        taken = next((name for name in self.regions if name in given), None)
+        if taken is not None:
+            allowed = f"any name but {BORDER}, {CENTRE}, and that of another region with {MIRRORED.format('')!r} behind it"
+            raise BadInput(f"{self.label}: a region is called {taken!r}, allowed: {allowed}")
+
+    def order(self) -> None:
+        """Put what is known in the order of the problem's images, whatever was read first: who lends parts depends on it."""
+        names = (name for number in range(self.shards) for name in self.names(number))
+        self.known = {name: self.known[name] for name in names if name in self.known}
 
     def _answered(self, part: Shard) -> Shard:
         if part.batch is None or not len(part.batch):
@@ -133,7 +154,7 @@ class Answered:
         truth = torch.tensor([name not in unlabelled for name in batch.ids], device=logits.device)
         truth = torch.where(truth, batch.targets.index, -1)
         rows = shares.tolist() if self.outputs <= MOST_CLASSES else [None] * len(batch)
-        codes = [[None if value != value else int(value) for value in group.tolist()] for group in batch.groups.values()]
+        codes = [list(map(code_of, group.tolist())) for group in batch.groups.values()]
         each = zip(batch.ids, answers.tolist(), truth.tolist(), rows, strict=True)
         for place, (name, answer, label, row) in enumerate(each):
             own = tuple(column[place] for column in codes)
@@ -147,6 +168,13 @@ class Answered:
             {**batch.groups, self.class_group: labels},
             logits,
         )
+
+
+def code_of(value: float) -> int | float | None:
+    """A label of a group as it is kept: a whole number as one, none where it is not a number."""
+    if value != value:
+        return None
+    return int(value) if float(value).is_integer() else value
 
 
 def _framed(batch: Batch) -> dict[str, Tensor]:

@@ -216,7 +216,7 @@ def _donors(answered: Answered, pool: Pool) -> Donors:
     return Donors(pool.batch.ids, np.array([each.answer for each in pool.known], np.int64), groups)
 
 
-def _labels(answered: Answered, name: str, codes: Sequence[int | None]) -> NDArray[np.object_]:
+def _labels(answered: Answered, name: str, codes: Sequence[int | float | None]) -> NDArray[np.object_]:
     """The labels of codes; an empty one is none, and numbers stay numbers."""
     names = answered.group_names.get(name)
     labels = np.empty(len(codes), np.object_)
@@ -224,5 +224,5 @@ def _labels(answered: Answered, name: str, codes: Sequence[int | None]) -> NDArr
         labels[:] = codes
     else:
         kind = type_of(names)
-        labels[:] = [None if code is None or not names[code] else kind(names[code]) for code in codes]
+        labels[:] = [None if code is None or not names[int(code)] else kind(names[int(code)]) for code in codes]
     return labels

@@ -105,10 +105,14 @@ class Examination:
     def __init__(self, model: VisionModel, problem: Sharded, by: Method, seed: int, progress: Listener | None) -> None:
         self.model, self.problem, self.by, self.seed = model, Held(problem), by, seed
         self.answered, self.pace, self.limits = Answered(self.problem), Told(progress), list[Limit]()
-        first = self.answered.first()
-        if first is None:
-            raise BadInput(f"{problem.label}: got no image that can be read and answered, allowed: at least one")
-        self.looks_like = first
+        if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+            raise BadInput(f"diagnose(seed=...): got {seed!r}, allowed: an int of at least 0")
+        self.looks_like = self.answered.first()
+        self.answered.check()
+        if self.looks_like.targets.kind == "evidence":
+            self.limits.append(
+                Limit("groups", "several labels at once: the largest logit is taken for the answer, one label for the right one")
+            )
 
     def explained(self, folder: Path) -> Scores:
         """Maps of every answer, and how they overlap each region; every answer that was not asked for on the way."""
@@ -120,6 +124,7 @@ class Examination:
             missing = [name for name in self.answered.names(number) if name not in self.answered.known]
             if missing and len(missing) == len(self.answered.names(number)):
                 read(self.answered, number, None)
+        self.answered.order()
         return scores
 
     def asked(self, removal: str | Removal | None, protected: str | int | None) -> Asking:
@@ -168,6 +173,9 @@ class Examination:
         if not self.answered.regions:
             self.limits.append(Limit("swap", "what exchanging object and background does, for want of masks (mask:NAME)"))
             return None
+        if len(self.answered.regions) > CUES:
+            rest = len(self.answered.regions) - CUES
+            self.limits.append(Limit("swap", f"what exchanging {rest} more regions does: the first {CUES} are exchanged"))
         chosen = spread(self.answered.known, LENDERS, self.seed)
         lenders = self.problem.together(chosen)
         if lenders is None or lenders.images.shape[1:] != self.looks_like.images.shape[1:]:

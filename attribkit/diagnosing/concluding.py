@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..diagnosis.amplification import Training, amplified
-from ..diagnosis.answers import NONE, Answers
+from ..diagnosis.answers import NONE, Answers, told_apart
 from ..diagnosis.findings import Limit, judged, ranked
 from ..diagnosis.groups import grouped
 from ..diagnosis.labels import compared
@@ -53,7 +53,7 @@ class Gathered(NamedTuple):
 def concluded(gathered: Gathered) -> Diagnosis:
     """Run every test, judge the claims as one family, and show those that stand."""
     answered, asking, model = gathered.answered, gathered.asking, gathered.answered.model
-    answers = answers_of(answered, asking, model.classes)
+    answers = answers_of(answered, asking, told_apart(model.classes))
     swaps, versions, groups = swapped(answers), masked(answers), grouped(answers)
     bias = amplified(answers, gathered.training)
     maps = looked(answers, *_overlaps(gathered, answers.ids))

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.random import default_rng
 from numpy.typing import NDArray
 from torch import Tensor
@@ -41,7 +40,7 @@ def cues_of(batch: Batch, regions: Sequence[str], most: int) -> list[Cue]:
     """The parts that can be exchanged: each region, and where none of them is a ground, all but the first one."""
     cues = [Cue(name, name, False, bool(batch.region(name).mean() > GROUND)) for name in regions[:most]]
     if cues and not any(cue.ground for cue in cues):
-        cues.insert(1, Cue(BACKGROUND if BACKGROUND not in regions else f"all but the {regions[0]}", regions[0], True, True))
+        cues.insert(1, Cue(BACKGROUND if BACKGROUND not in regions else f"surroundings of the {regions[0]}", regions[0], True, True))
     return cues
 
 
@@ -91,7 +90,7 @@ class Pool:
             return composite(batch.images, ~inside, self.grounds[cue.name][donors]), ~inside.flatten(1).all(1)
         lent = cue.inside(self.batch)[donors]
         without = PushPull().filled(model, batch.images, ~inside)
-        return composite(without, ~lent, self.batch.images[donors]), torch.ones(len(batch), dtype=torch.bool, device=lent.device)
+        return composite(without, ~lent, self.batch.images[donors]), ~(inside | lent).flatten(1).all(1)
 
 
 def spread(known: Mapping[str, Known], count: int, seed: int) -> list[str]:
@@ -107,7 +106,7 @@ def spread(known: Mapping[str, Known], count: int, seed: int) -> list[str]:
     return turns[:count]
 
 
-def _cell(known: Known) -> tuple[int | None, ...]:
+def _cell(known: Known) -> tuple[int | float | None, ...]:
     """The combination of labels that an image has: without groups, its answer."""
     return known.truth if known.groups else known.answer, *known.groups
 

@@ -15,6 +15,7 @@ from ..errors import BadInput, BrokenFile
 from ..model.adapter import VisionModel
 from ..problems.manifest import read_manifest
 from ..scoring.summaries import type_of
+from .answered import code_of
 
 
 def training_of(model: VisionModel, given: Any) -> Training:
@@ -37,7 +38,7 @@ def training_of(model: VisionModel, given: Any) -> Training:
 def _labels(codes: NDArray[Any], names: Sequence[str] | None) -> NDArray[np.object_]:
     labels = np.empty(len(codes), np.object_)
     if names is None:
-        labels[:] = [None if code != code else int(code) for code in codes.tolist()]
+        labels[:] = [code_of(code) for code in codes.tolist()]
     else:
         kind = type_of(names)
         labels[:] = [None if code != code or not names[int(code)] else kind(names[int(code)]) for code in codes.tolist()]

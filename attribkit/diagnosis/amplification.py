@@ -105,7 +105,11 @@ def amplified(answers: Answers, training: Training | None) -> Amplified:
     missing = [name for name in groups if name not in source.groups]
     if missing:
         limits.append(Limit("amplification", f"the training images have no group {', '.join(missing)}"))
-    for names in _combinations([name for name in groups if name in source.groups]):
+    groups = [name for name in groups if name not in missing]
+    strange = [name for name in groups if not {*labels_of(answers.groups[name])} & {*labels_of(source.groups[name])}]
+    if strange:
+        limits.append(Limit("amplification", f"the training images have none of the labels of {', '.join(strange)} that these images have"))
+    for names in _combinations([name for name in groups if name not in strange]):
         found = _row(answers, known, source, names, where)
         if found is None:
             level.append(" + ".join(names))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -80,6 +81,18 @@ class Answers:
 def labels_of(group: NDArray[np.object_]) -> list[Label]:
     """The labels that occur, in order; numbers before words."""
     return sorted({each for each in group if each is not None}, key=lambda each: (isinstance(each, str), each))
+
+
+def listed(names: Sequence[object]) -> str:
+    """The names, the first three of many."""
+    shown = ", ".join(map(str, names[:3]))
+    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
+
+
+def told_apart(classes: Sequence[str]) -> tuple[str, ...]:
+    """The names of classes, with its index behind each that several of them have: tables know classes by their names."""
+    times = Counter(classes)
+    return tuple(name if times[name] == 1 else f"{name} ({index})" for index, name in enumerate(classes))
 
 
 def percent(share: float) -> str:

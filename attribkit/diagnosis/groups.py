@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..scoring.summaries import Label, Listing
-from .answers import NONE, Answers, labels_of, percent
+from .answers import NONE, Answers, labels_of, listed, percent
 from .findings import SHOWN, Finding, Limit
 from .proportions import fisher, gap, wilson
 
@@ -72,13 +72,8 @@ def grouped(answers: Answers) -> Grouped:
                 claims += _claims(answers, (by, label, target), inside & mine, mine & ~inside & labelled)
         small = [label for label in labels if (known & (group == label)).sum() < FEWEST]
         if small:
-            limits.append(Limit("groups", f"{by}: {_named(small)} {_have(small)} fewer than {FEWEST} labelled images, too few to judge"))
+            limits.append(Limit("groups", f"{by}: {listed(small)} {_have(small)} fewer than {FEWEST} labelled images, too few to judge"))
     return Grouped(Listing(rows), claims, limits)
-
-
-def _named(labels: list[Label]) -> str:
-    shown = ", ".join(map(str, labels[:3]))
-    return f"{shown} and {len(labels) - 3} more" if len(labels) > 3 else shown
 
 
 def _have(labels: list[Label]) -> str:
@@ -103,7 +98,7 @@ def _limits(answers: Answers, known: NDArray[np.bool_]) -> list[Limit]:
         limits.append(Limit("groups", f"all labelled images are of one class, {answers.named(int(present[0]))}: nothing is told apart"))
     missing = [name for index, name in enumerate(answers.classes) if index not in present]
     if known.any() and missing and len(answers.classes) <= MOST:
-        limits.append(Limit("groups", f"there is no image of the class{'es' * (len(missing) > 1)} {_named(list(missing))}"))
+        limits.append(Limit("groups", f"there is no image of the class{'es' * (len(missing) > 1)} {listed(missing)}"))
     return limits
 
 

@@ -76,7 +76,12 @@ class Masked:
 def masked(answers: Answers) -> Masked:
     """The table of versions, and the claims that answers stay without the region: of all images, and of each class."""
     if answers.region is None or answers.seen is None or not answers.seen.any():
-        return Masked(Listing(), Listing(), [], [Limit("masking", "what stays without the object, for want of masks (mask:NAME)")])
+        lacking = (
+            "for want of masks (mask:NAME)"
+            if answers.region is None
+            else f"since the masks of {answers.region} cover no pixel by more than half"
+        )
+        return Masked(Listing(), Listing(), [], [Limit("masking", f"what stays without the object, {lacking}")])
     limits = []
     without = int((~answers.seen).sum())
     if without:
@@ -89,7 +94,12 @@ def masked(answers: Answers) -> Masked:
     if DECIDES in answers.versions:
         full = answers.full[_asked(answers, answers.versions[DECIDES])]
         if len(full) < FEWEST:
-            limits.append(Limit("masking", f"{len(full)} images can be asked about without the {answers.region}: a claim takes {FEWEST}"))
+            limits.append(
+                Limit(
+                    "masking",
+                    f"{len(full)} image{'s' * (len(full) != 1)} can be asked about without the {answers.region}: a claim takes {FEWEST}",
+                )
+            )
         elif (full == full[0]).all():
             limits.append(Limit("masking", f"all are answered {answers.named(int(full[0]))}, and would stay that by chance alone"))
         else:

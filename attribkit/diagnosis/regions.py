@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..scoring.summaries import Label, Listing
-from .answers import Answers, labels_of
+from .answers import Answers, labels_of, listed
 from .findings import SHOWN, Finding, Limit, Test
 from .proportions import above, means
 
@@ -72,11 +72,13 @@ def looked(answers: Answers, overlaps: list[Overlap], frames: list[Overlap]) -> 
     rows = Listing(_rows([*overlaps, *frames], parts))
     claims = [claim for each in overlaps for claim in _claim(answers, each)]
     claims += [_above(answers, each, "frame", f"Maps lie at the {each.region}") for each in frames if each.region.endswith("border")]
+    undefined: dict[int, list[str]] = {}
     for each in overlaps:
-        undefined = int(np.isnan(each.scores).sum())
-        if undefined:
+        undefined.setdefault(int(np.isnan(each.scores).sum()), []).append(each.region)
+    for count, names in undefined.items():
+        if count:
             limits.append(
-                Limit("regions", f"{undefined} of {len(answers)} images have no {each.region}, or a map that is flat or not finite")
+                Limit("regions", f"{count} of {len(answers)} images have no {listed(names)}, or a map that is flat or not finite")
             )
     return Looked(rows, [each for each in claims if each.count >= FEWEST], limits)
 

@@ -76,7 +76,7 @@ class Diagnosis:
         lines = [f"{self.model} on {self.problem}: {len(self.findings)} of {len(self.claims)} claims stand"]
         lines += [f"{place}. {each.claim}" for place, each in enumerate(self.findings, 1)]
         lines += [f"not told: {each.reason}" for each in self.limits]
-        return "\n".join(lines)
+        return "\n".join("".join(each if each.isprintable() else "?" for each in " ".join(line.split())) for line in lines)
 
     __repr__ = __str__
 
