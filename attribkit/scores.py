@@ -212,9 +212,13 @@ class Scores:
         return _package("pandas").DataFrame(self._by_column())
 
     def write_parquet(self, path: str | Path) -> Path:
-        """Write the rows as Parquet; `Unavailable` without pyarrow."""
+        """Write the rows as Parquet, in which what of a name is no UTF-8 becomes "?"; `Unavailable` without pyarrow."""
         arrow, parquet, buffer = _package("pyarrow"), _package("pyarrow.parquet"), io.BytesIO()
-        parquet.write_table(arrow.table(self._by_column()), buffer)
+        columns = {
+            name: [value.encode("utf-8", "replace").decode() if isinstance(value, str) else value for value in values]
+            for name, values in self._by_column().items()
+        }
+        parquet.write_table(arrow.table(columns), buffer)
         return write_whole(path, buffer.getvalue())
 
     def _by_column(self) -> dict[str, list[Any]]:

@@ -19,7 +19,8 @@ import torch
 DATA = Path(os.environ.get("ATTRIBKIT_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 
 
-def pytest_collection_finish():
+@pytest.fixture(autouse=True, scope="module")
+def _settled():
     """What was imported and collected stays to the end: `gc.collect()`, which some tests call for every image, need not look at it."""
     gc.collect()
     gc.freeze()

@@ -19,15 +19,15 @@ from attribkit.testing import Check
 FEW = {"steps": 4, "samples": 8, "tolerance": 2}
 
 
-def small(made: Any) -> Any:
-    """The same with few steps and samples, also in the settings that it holds."""
+def small(made: Any, squares: int = 8) -> Any:
+    """The same with few steps and samples, and segments of `squares` x `squares` pixels, also in the settings that it holds."""
     changed = {}
     for field in dataclasses.fields(made):
         value = getattr(made, field.name)
         if isinstance(value, Segmenter):
-            changed[field.name] = Squares(8)
+            changed[field.name] = Squares(squares)
         elif isinstance(value, Settings):
-            changed[field.name] = small(value)
+            changed[field.name] = small(value, squares)
         elif field.name in FEW and isinstance(value, int):
             changed[field.name] = min(value, FEW[field.name])
         elif field.name == "shares":

@@ -213,6 +213,14 @@ def test_a_frame_holds_the_rows():
     assert frame.score.tolist()[:6] == [row["score"] for row in rich().rows()][:6]
 
 
+def test_parquet_takes_a_name_that_is_no_utf_8(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    scores = Scores()
+    scores.add(Key("p", "m", "a", "b"), Batch(torch.zeros(1, 3, 2, 2), Targets(torch.tensor([0])), ("a\udcff.png",)), torch.tensor([0.5]))
+    (row,) = parquet.read_table(scores.write_parquet(tmp_path / "scores.parquet")).to_pylist()
+    assert (row["id"], row["score"]) == ("a?.png", 0.5)
+
+
 def test_parquet_holds_the_rows(tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     read = parquet.read_table(rich().write_parquet(tmp_path / "scores.parquet")).to_pylist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import random
 
@@ -15,7 +16,7 @@ from PIL import Image
 from attribkit.batch import Batch, Targets
 from attribkit.errors import BadInput
 from attribkit.problems import Disconnected, Grid, Labelled, Planted
-from attribkit.problems.shards import Planned, Sharded, digest_of_batches, digested, picked, starts
+from attribkit.problems.shards import Planned, Sharded, digest_of_batches, digest_tensor, digested, picked, starts
 
 SIDE = (8, 8)
 
@@ -290,3 +291,13 @@ def test_the_key_of_a_plan_tells_what_decides_it(change):
 def test_rows_beyond_the_source_are_refused():
     with pytest.raises(BadInput, match=r"got 16, allowed: rows from 0 to 15"):
         Labelled(bright(), SOURCE).batch([3, 16])
+
+
+def test_one_row_of_a_strided_tensor_has_the_digest_of_its_values():
+    """As a batch of labels that are columns of a table: one row of it passes for contiguous, and is not."""
+    table = torch.arange(12).view(4, 3)
+    for row in range(4):
+        digests = [hashlib.sha256(), hashlib.sha256()]
+        digest_tensor(digests[0], table[:, 1][row : row + 1])
+        digest_tensor(digests[1], torch.tensor([3 * row + 1]))
+        assert digests[0].hexdigest() == digests[1].hexdigest()

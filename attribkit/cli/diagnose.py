@@ -75,6 +75,8 @@ def _problem(  # noqa: PLR0913 - what is known of the images, all by name
 
 def _told(written: Written, *, as_json: bool) -> int:
     """Say what was found; the exit code."""
+    from ..report.page import visible
+
     page, found = written.out / "report.html", written.diagnosis
     if as_json:
         click.echo(json.dumps({"report": str(page), "seconds": round(written.seconds, 3), **found.record()}, allow_nan=False))
@@ -82,7 +84,7 @@ def _told(written: Written, *, as_json: bool) -> int:
         click.echo(f"{found}\n{len(found.scores)} scores in {written.seconds:.0f} s -> {page}")
     failures = found.scores.failures
     for each in failures[:20]:
-        click.echo(f"failed: {each.id} ({each.stage}): {each.reason}", err=True)
+        click.echo(f"failed: {visible(each.id)} ({each.stage}): {visible(each.reason)}", err=True)
     if len(failures) > 20:
         click.echo(f"failed: {len(failures) - 20} more, in {written.out / 'failures.csv'}", err=True)
     return WITH_ERRORS if failures else 0

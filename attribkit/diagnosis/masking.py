@@ -162,7 +162,7 @@ def _stays(answers: Answers) -> Finding:
     low, high = beyond_chance(full, found)
     claim = (
         f"{percent(same)} of answers stay when the whole box around the {answers.region} is removed; "
-        f"by chance {percent(chance)} would. Something outside it decides them."
+        f"by chance {percent(chance)} would. They hang on something else than what is in it."
     )
     how = "answers without the box beside those to whole images, and beside how often they agree when exchanged among images"
     shown = answers.called(rows[full == found][:SHOWN])

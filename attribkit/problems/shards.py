@@ -114,7 +114,8 @@ def digest_of_batches(batches: Iterable[Batch]) -> str:
 def digest_tensor(digest: Any, tensor: Tensor) -> None:
     """Add a tensor's type, shape and values to a digest."""
     digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-    digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).cpu().numpy().data)
+    whole = tensor.detach().clone(memory_format=torch.contiguous_format)  # a copy: one row of a strided tensor passes for contiguous
+    digest.update(whole.reshape(-1).view(torch.uint8).cpu().numpy().data)
 
 
 def of_range(names: Sequence[str], wanted: Collection[str] | None) -> list[int]:

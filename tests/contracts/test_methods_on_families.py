@@ -11,6 +11,7 @@ from attribkit import METHODS, Batch, Targets, Unsupported
 from attribkit.registry import needed
 
 SIDE = 64
+COARSE = {"occlusion": {"window": 32, "stride": 16}}  # a forward of a large network for each place
 TORCHVISION = (
     "alexnet",
     "vgg11_bn",
@@ -85,7 +86,9 @@ def test_every_method_runs_on_every_family_or_says_why_not(name, method):
     model = adapted_network(name)
     images = torch.randn(2, 3, *model.size, generator=torch.Generator().manual_seed(1))
     try:
-        result = small(METHODS[method]())(model, Batch(images, Targets(torch.tensor([1, 3])), ("a", "b")))
+        result = small(METHODS[method](**COARSE.get(method, {})), SIDE // 4)(
+            model, Batch(images, Targets(torch.tensor([1, 3])), ("a", "b"))
+        )
     except Unsupported as error:
         assert len(str(error)) > 20 and "\n" not in str(error)
         assert method in UNSUPPORTED.get(name, ()), f"{method} on {name}: {error}"
