@@ -100,7 +100,7 @@ class Shown:
         images, _ = pool.exchanged(self.answered.model, one, cue, torch.tensor([donor], device=one.images.device))
         shown = Batch(images, Targets(torch.tensor([answer], device=images.device), one.targets.kind), one.ids)
         map_ = self.asking.questions.method(self.answered.model, shown).maps[0].cpu()
-        caption = f"with the {cue.name} of another image: answered {self.answers.named(answer)}"
+        caption = f"answered {self.answers.named(answer)}, with another image's {cue.name}"
         yield self._picture(shown, f"{one.ids[0]}, {cue.name} of {pool.batch.ids[donor]}", caption, map_)
 
     # Maps ------------------------------------------------------------------------------------------------------------------------------

@@ -162,8 +162,8 @@ def _swaps(diagnosis: Diagnosis) -> list[Cells]:
                     value=each.other,
                     chart=chart(each.other, (math.nan, math.nan), SHARES, chance=each.same),
                 ),
-                cell(share(each.same), f"of {each.sames}", value=each.same),
-                cell(points(each.other - each.same), "points", value=each.other - each.same),
+                cell(share(each.same), f"of {each.sames}" if each.sames else "", value=each.same),
+                cell(points(each.other - each.same), "points" if each.sames else "", value=each.other - each.same),
                 cell(share(each.follows), value=each.follows),
             ],
         )
