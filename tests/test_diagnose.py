@@ -489,11 +489,11 @@ def test_what_is_found_does_not_depend_on_what_an_interrupted_call_had_explained
     def explain(model, images, targets):
         if not reached and torch.equal(images, parts[2].images[: len(images)]):
             reached.append(True)
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("by hand")
         return images.sum(1)
 
     by = ak.methods.FromCallable(explain, label="interrupted")
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="by hand"):
         ak.diagnose(model, parts, by, removal="Constant()", store=tmp_path / "run")
     again = ak.diagnose(model, parts, by, removal="Constant()", store=tmp_path / "run")
     assert again.record() == ak.diagnose(model, parts, by, removal="Constant()").record()
