@@ -50,7 +50,7 @@ TOUR = (
     "IntegratedGradients()",
     "GaussianSmooth(IntegratedGradients(), kernel=9)",
     "XRAI()",
-    "CounterfactualInfill(steps=60)",
+    "CounterfactualInfill(steps=40)",
     "LayerMasking(segmenter=Squares(8))",
     "Occlusion()",
     "RISE(samples=300)",

@@ -13,7 +13,7 @@ from .options import bar, folder
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("attribkit-demo"), show_default=True, help="Folder to write to."
 )
-@click.option("--count", type=click.IntRange(1), default=12, show_default=True, help="How many images to make and explain.")
+@click.option("--count", type=click.IntRange(1), default=8, show_default=True, help="How many images to make and explain.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
 def demo(out: Path, count: int, as_json: bool) -> None:
     """Explain the embedded models on images made for the purpose, and say which methods find what each looks at."""
