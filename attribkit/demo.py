@@ -188,19 +188,18 @@ def _leaning(diagnosis: Diagnosis) -> str:
 
 def _agreement(models: list[VisionModel]) -> str:
     said = []
+    batches = [batch for _, batch in Planted(models[0], SCORED, seed=SEED + 1)]  # which both want alike
     for model, subject in zip(models, SUBJECTS, strict=True):
-        agreeing, conflicting = _accuracies(model)
+        agreeing, conflicting = _accuracies(model, batches)
         said.append(
             f"{subject.name} is right on {agreeing:.0%} of images whose background fits the animal, on {conflicting:.0%} of the others"
         )
     return f"{'; '.join(said)}."
 
 
-def _accuracies(model: VisionModel) -> tuple[float, float]:
+def _accuracies(model: VisionModel, batches: list[Batch]) -> tuple[float, float]:
     """The share of right answers where the background fits the animal, and where it does not."""
-    answers = [
-        (model.logits(batch.images).argmax(1) == batch.targets.index, batch.groups) for _, batch in Planted(model, SCORED, seed=SEED + 1)
-    ]
+    answers = [(model.logits(batch.images).argmax(1) == batch.targets.index, batch.groups) for batch in batches]
     right = torch.cat([correct for correct, _ in answers]).float()
     fits = torch.cat([groups["object"] == groups["background"] for _, groups in answers])
     return right[fits].mean().item(), right[~fits].mean().item()

@@ -226,9 +226,10 @@ def by_hand(model: ak.VisionModel, batches: list[ak.Batch]) -> None:
         for keep, _ in kept(batch.region("object") > 0.5).values():
             MASKING(model, batch.images, keep)
         for cue in cues:
+            exchanged = pool.exchanging(model, batch, cue)
             for turn in range(DONORS):
                 donors = torch.arange(len(batch)) * (turn + 1) % len(lenders)
-                model.logits(pool.exchanged(model, batch, cue, donors)[0])
+                model.logits(exchanged(donors)[0])
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ def test_an_exchanged_ground_keeps_the_square_and_takes_the_ground():
     assert cues == [Cue("square", "square", False, False), Cue("background", "square", True, True)]
     pool = pool_of(batches, model, cues)
     batch, donors = batches[0], torch.tensor([1, 2, 3, 4, 5, 6, 7, 0])
-    images, whole = pool.exchanged(model, batch, cues[1], donors)
+    images, whole = pool.exchanging(model, batch, cues[1])(donors)
     inside = (batch.region("square") > 0.5).unsqueeze(1)
     assert whole.all()
     assert_close(torch.where(inside, images, 0), torch.where(inside, batch.images, 0), rtol=0, atol=0)
@@ -121,7 +121,7 @@ def test_an_exchanged_square_is_the_donors_and_its_own_is_gone():
     cues = cues_of(batches[0], ["square"], 4)
     pool = pool_of(batches, model, cues)
     batch, donors = batches[0], torch.tensor([1, 2, 3, 4, 5, 6, 7, 0])
-    images, _ = pool.exchanged(model, batch, cues[0], donors)
+    images, _ = pool.exchanging(model, batch, cues[0])(donors)
     inside = (batch.region("square") > 0.5).unsqueeze(1)
     lent = torch.where(inside[donors], batch.images[donors], 0)
     assert_close(torch.where(inside[donors], images, 0), lent, rtol=0, atol=0)
@@ -520,7 +520,7 @@ def test_an_image_of_which_nothing_is_left_tells_nothing_of_an_exchanged_part():
     whole[0] = 1  # all of this donor's image is the part
     model, (cue, _) = colours(), cues_of(batch, ["square"], 4)
     pool = pool_of([changed(batch, regions={"square": whole})], model, [cue])
-    _, left = pool.exchanged(model, batch, cue, torch.tensor([0, 0, 0, 3, 3, 3, 3, 0]))
+    _, left = pool.exchanging(model, batch, cue)(torch.tensor([0, 0, 0, 3, 3, 3, 3, 0]))
     assert left.tolist() == [False, False, False, True, True, True, True, False]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -13,10 +13,9 @@ from ..batch import Batch, Targets
 from ..diagnosis.answers import told_apart
 from ..errors import BadInput
 from ..evaluating.units import read
-from ..model.adapter import VisionModel
 from ..problems.shards import Shard, digested, rows_of
 from ..scores import Failure
-from .held import Held
+from .held import Around, Held
 
 BORDER, CENTRE, MIRRORED = "image border", "image centre", "{}, mirrored"
 FRAME = 8  # the border is an eighth of each side wide
@@ -33,7 +32,7 @@ class Known(NamedTuple):
 
 
 @dataclasses.dataclass(eq=False)
-class Answered:
+class Answered(Around[Held]):
     """The images of `problem`, the model's answer as the target; `known` fills as they are read.
 
     Beside the problem's regions stand each of them mirrored, the image's border and its centre; beside its groups the class, where it is
@@ -42,40 +41,11 @@ class Answered:
 
     name: ClassVar[str] = "answered"
 
-    problem: Held
     known: dict[str, Known] = dataclasses.field(default_factory=dict, init=False)
     groups: tuple[str, ...] = dataclasses.field(default=(), init=False)
     regions: tuple[str, ...] = dataclasses.field(default=(), init=False)
     outputs: int = dataclasses.field(default=0, init=False)
     _last: tuple[int, Shard] | None = dataclasses.field(default=None, init=False)
-
-    @property
-    def model(self) -> VisionModel:
-        """Whose answers these are."""
-        return self.problem.model
-
-    @property
-    def label(self) -> str:
-        """The problem's own."""
-        return self.problem.label
-
-    def __len__(self) -> int:
-        return len(self.problem)
-
-    def __iter__(self) -> Iterator[tuple[VisionModel, Batch]]:
-        for number in range(self.shards):
-            part = self.shard(number)
-            if part.batch is not None:
-                yield part.model, part.batch
-
-    @property
-    def shards(self) -> int:
-        """As many as the problem has."""
-        return self.problem.shards
-
-    def names(self, number: int) -> tuple[str, ...]:
-        """The ids of a shard's images."""
-        return self.problem.names(number)
 
     def digest(self, number: int) -> str:
         """Of the problem's shard; what its model answers, the model decides."""

@@ -22,7 +22,7 @@ from ..metrics.attention_iou import attention_iou_pairs
 from ..model.adapter import VisionModel
 from ..removals.base import Removal
 from ..scores import Failure
-from ..scoring.summaries import type_of
+from ..scoring.parts import labels_named
 from .answered import MOST_CLASSES, Answered
 from .exchanging import Pool
 from .held import Held
@@ -137,11 +137,11 @@ class Asking:
         for cue in pool.cues:
             chosen = [tuple(pool.donors(name, cue, self.questions.donors)) for name in batch.ids]
             most = max(map(len, chosen), default=0)
-            columns = []
+            columns, exchanged = [], pool.exchanging(self.model, batch, cue)
             for turn in range(most):
                 there = torch.tensor([len(own) > turn for own in chosen], device=batch.images.device)
                 at = torch.tensor([own[turn] if len(own) > turn else 0 for own in chosen], device=batch.images.device)
-                images, whole = pool.exchanged(self.model, batch, cue, at)
+                images, whole = exchanged(at)
                 columns.append(_answers(self.model.logits(images), there & whole))
             if columns:
                 donors[cue.name], found[cue.name] = chosen, torch.stack(columns, 1).cpu().numpy()
@@ -219,10 +219,8 @@ def _donors(answered: Answered, pool: Pool) -> Donors:
 def _labels(answered: Answered, name: str, codes: Sequence[int | float | None]) -> NDArray[np.object_]:
     """The labels of codes; an empty one is none, and numbers stay numbers."""
     names = answered.group_names.get(name)
+    if names is not None:
+        return labels_named(codes, names)
     labels = np.empty(len(codes), np.object_)
-    if names is None:
-        labels[:] = codes
-    else:
-        kind = type_of(names)
-        labels[:] = [None if code is None or not names[int(code)] else kind(names[int(code)]) for code in codes]
+    labels[:] = codes
     return labels

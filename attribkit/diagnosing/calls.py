@@ -121,8 +121,7 @@ class Examination:
         metrics += [EnergyInside(region=name) for name in (BORDER, CENTRE)]
         scores = evaluate(self.answered, self.by, metrics, store=folder, controls=False, progress=self.pace.heard)
         for number in range(self.answered.shards):  # those of an earlier call, whose maps are kept, but whose answers are not
-            missing = [name for name in self.answered.names(number) if name not in self.answered.known]
-            if missing and len(missing) == len(self.answered.names(number)):
+            if not any(name in self.answered.known for name in self.answered.names(number)):
                 read(self.answered, number, None)
         self.answered.order()
         return scores

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -83,14 +83,19 @@ class Pool:
         draw = default_rng(int.from_bytes(digest[:8], "big"))
         return [int(at) for at in draw.choice(len(weights), min(count, int(allowed.sum())), replace=False, p=weights / weights.sum())]
 
-    def exchanged(self, model: VisionModel, batch: Batch, cue: Cue, donors: Tensor) -> tuple[Tensor, Tensor]:
-        """The images (B, 3, H, W) with the donors' part, and which of them can be had, (B,): something must be left of the image."""
-        inside = cue.inside(batch)
-        if cue.ground:
-            return composite(batch.images, ~inside, self.grounds[cue.name][donors]), ~inside.flatten(1).all(1)
-        lent = cue.inside(self.batch)[donors]
-        without = PushPull().filled(model, batch.images, ~inside)
-        return composite(without, ~lent, self.batch.images[donors]), ~(inside | lent).flatten(1).all(1)
+    def exchanging(self, model: VisionModel, batch: Batch, cue: Cue) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+        """Get ready to give images parts of donors (B,), as often as wanted: what stands where a thing was is filled once."""
+        inside, part = cue.inside(batch), cue.inside(self.batch)
+        without = batch.images if cue.ground else PushPull().filled(model, batch.images, ~inside)
+
+        def exchanged(donors: Tensor) -> tuple[Tensor, Tensor]:
+            """The images (B, 3, H, W), and which of them can be had, (B,): something must be left of the image."""
+            if cue.ground:
+                return composite(without, ~inside, self.grounds[cue.name][donors]), ~inside.flatten(1).all(1)
+            lent = part[donors]
+            return composite(without, ~lent, self.batch.images[donors]), ~(inside | lent).flatten(1).all(1)
+
+        return exchanged
 
 
 def spread(known: Mapping[str, Known], count: int, seed: int) -> list[str]:

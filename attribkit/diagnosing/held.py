@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
-from typing import ClassVar
+from typing import ClassVar, Generic, TypeVar
 
 from ..batch import Batch
 from ..evaluating.units import read
 from ..model.adapter import VisionModel
+from ..problems.labelled import Labelled
 from ..problems.shards import Shard, Sharded, rows_of
 
+P = TypeVar("P", bound=Sharded)
 ROOM = 512 * 2**20  # bytes of images and masks; what does not fit is read anew
 
 
 @dataclasses.dataclass(eq=False)
-class Held:
-    """A problem whose first shards are read once."""
+class Around(ABC, Generic[P]):
+    """A problem around another one, whose images it has."""
 
-    name: ClassVar[str] = "held"
-
-    problem: Sharded
-    room: int = ROOM
-    _shards: dict[int, Shard] = dataclasses.field(default_factory=dict, init=False)
+    problem: P
 
     @property
     def model(self) -> VisionModel:
@@ -33,6 +32,38 @@ class Held:
     def label(self) -> str:
         """The problem's."""
         return self.problem.label
+
+    def __len__(self) -> int:
+        return len(self.problem)
+
+    def __iter__(self) -> Iterator[tuple[VisionModel, Batch]]:
+        for number in range(self.shards):
+            part = self.shard(number)
+            if part.batch is not None:
+                yield part.model, part.batch
+
+    @property
+    def shards(self) -> int:
+        """As many as the problem has."""
+        return self.problem.shards
+
+    def names(self, number: int) -> tuple[str, ...]:
+        """The ids of a shard's images."""
+        return self.problem.names(number)
+
+    @abstractmethod
+    def shard(self, number: int, names: Collection[str] | None = None) -> Shard:
+        """A shard, or some of its images."""
+
+
+@dataclasses.dataclass(eq=False)
+class Held(Around[Sharded]):
+    """A problem whose first shards are read once."""
+
+    name: ClassVar[str] = "held"
+
+    room: int = ROOM
+    _shards: dict[int, Shard] = dataclasses.field(default_factory=dict, init=False)
 
     @property
     def group_names(self) -> Mapping[str, tuple[str, ...]]:
@@ -45,21 +76,6 @@ class Held:
         """The images of which the problem knows no label."""
         names: Collection[str] = getattr(self.problem, "unlabelled", ())
         return names
-
-    def __len__(self) -> int:
-        return len(self.problem)
-
-    def __iter__(self) -> Iterator[tuple[VisionModel, Batch]]:
-        return iter(self.problem)
-
-    @property
-    def shards(self) -> int:
-        """As many as the problem has."""
-        return self.problem.shards
-
-    def names(self, number: int) -> tuple[str, ...]:
-        """The ids of a shard's images."""
-        return self.problem.names(number)
 
     def digest(self, number: int) -> str:
         """The problem's."""
@@ -94,7 +110,5 @@ class Held:
         parts = [batch for _, batch in self.images(wanted)]
         if len({part.images.shape[1:] for part in parts}) != 1:
             return None
-        from ..problems.labelled import Labelled
-
         whole = Labelled(self.model, parts)
         return whole.batch(range(len(whole)))

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import time
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..diagnosis.result import Diagnosis
 from ..errors import BadInput
 from ..evaluating.preparing import facts
-from ..evaluating.runs import CONFIGURATION
+from ..evaluating.runs import CONFIGURATION, write_tables
 from ..files import write_whole
 from ..model.adapter import VisionModel
 from ..problems.base import Problem
@@ -37,13 +34,8 @@ def diagnosed(out: Path, model: VisionModel, problem: Problem | str | Path, **as
     _check(out)
     began = time.perf_counter()
     found = diagnose(model, problem, store=out, **asked)
-    scores, seconds = found.scores, time.perf_counter() - began
-    scores.write_csv(out / "scores.csv")
-    if find_spec("pyarrow") is not None:
-        scores.write_parquet(out / "scores.parquet")
-    table = io.StringIO(newline="")
-    csv.writer(table).writerows([("id", "stage", "reason"), *scores.failures])
-    write_whole(out / "failures.csv", table.getvalue().encode("utf-8", "replace"))
+    seconds = time.perf_counter() - began
+    write_tables(out, found.scores, found.scores.failures)
     about = {"format": "attribkit/diagnosis-run/1", **found.about, "wall_seconds": round(seconds, 3), **facts(engine="alone")}
     write_whole(out / "run.json", json.dumps(about, indent=1, allow_nan=False).encode())
     write_findings(out / "findings.json", found)

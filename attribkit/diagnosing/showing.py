@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -55,7 +56,7 @@ class Shown:
                     yield from self._swapped(swap, batch)
 
     def _whole(self, wanted: set[str]) -> Iterator[tuple[Picture, Batch]]:
-        maps = self._files()
+        maps = self._files
         for number, batch in self.answered.problem.images(wanted):
             kept = self._kept(*maps[number]) if number in maps else {}
             for row, name in enumerate(batch.ids):
@@ -74,7 +75,7 @@ class Shown:
             return f"answered {answer}"
         return f"{answer}, right" if truth == self.answers.full[at] else f"{self.answers.named(int(truth))}, answered {answer}"
 
-    @property
+    @functools.cached_property
     def _rows(self) -> dict[str, int]:
         return {name: row for row, name in enumerate(self.answers.ids)}
 
@@ -97,7 +98,7 @@ class Shown:
         if not len(changed) or pool is None or cue is None:
             return
         donor, answer = int(swap.donors[changed[0]]), int(swap.answers[changed[0]])
-        images, _ = pool.exchanged(self.answered.model, one, cue, torch.tensor([donor], device=one.images.device))
+        images, _ = pool.exchanging(self.answered.model, one, cue)(torch.tensor([donor], device=one.images.device))
         shown = Batch(images, Targets(torch.tensor([answer], device=images.device), one.targets.kind), one.ids)
         map_ = self.asking.questions.method(self.answered.model, shown).maps[0].cpu()
         caption = f"answered {self.answers.named(answer)}, with another image's {cue.name}"
@@ -105,6 +106,7 @@ class Shown:
 
     # Maps ------------------------------------------------------------------------------------------------------------------------------
 
+    @functools.cached_property
     def _files(self) -> dict[int, tuple[str, str]]:
         """The file of each shard's maps, and its digest."""
         with Store(self.folder) as store:
@@ -122,7 +124,7 @@ class Shown:
         """The mean map of each of the most frequent answers, of all images and of each label of each group that has few."""
         rows, sums = self._rows, dict[tuple[int, str | None, Label | None], tuple[Tensor, int]]()
         parts = self._parts()
-        for file in self._files().values():
+        for file in self._files.values():
             for name, map_ in self._kept(*file).items():
                 if name in rows and bool(map_.isfinite().all()):
                     share = unit_sum(positive(map_.double()))

@@ -14,7 +14,7 @@ from ..diagnosis.answers import NONE
 from ..errors import BadInput, BrokenFile
 from ..model.adapter import VisionModel
 from ..problems.manifest import read_manifest
-from ..scoring.summaries import type_of
+from ..scoring.parts import labels_named
 from .answered import code_of
 
 
@@ -36,12 +36,11 @@ def training_of(model: VisionModel, given: Any) -> Training:
 
 
 def _labels(codes: NDArray[Any], names: Sequence[str] | None) -> NDArray[np.object_]:
-    labels = np.empty(len(codes), np.object_)
-    if names is None:
-        labels[:] = [code_of(code) for code in codes.tolist()]
-    else:
-        kind = type_of(names)
-        labels[:] = [None if code != code or not names[int(code)] else kind(names[int(code)]) for code in codes.tolist()]
+    known = [code_of(code) for code in codes.tolist()]
+    if names is not None:
+        return labels_named(known, names)
+    labels = np.empty(len(known), np.object_)
+    labels[:] = known
     return labels
 
 
@@ -57,7 +56,5 @@ def _of_manifest(model: VisionModel, path: str | Path) -> Training:
     groups = {}
     for place, name in enumerate(manifest.groups):
         texts = [row.groups[place] for row in manifest.rows]
-        kind = type_of(texts)
-        groups[name] = np.empty(len(texts), np.object_)
-        groups[name][:] = [kind(text) if text else None for text in texts]
+        groups[name] = labels_named(range(len(texts)), texts)
     return Training(np.array([known[row.label] for row in manifest.rows], np.int64), groups)

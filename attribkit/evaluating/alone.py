@@ -35,7 +35,7 @@ def evaluated(path: str | Path, run: Run, problems: Sequence[Problem], progress:
             done_alone(shop, run, begun, progress)
             scores = shop.scores()
             check_any(scores, run.methods, run.error)
-        except BaseException as error:
+        except BaseException as error:  # whatever it is, the ledger says how this session ended, and it is raised again
             with contextlib.suppress(AttribkitError):  # what brought us here is said; a disk that is full takes this no more
                 shop.seen("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
             raise

@@ -8,7 +8,7 @@ import dataclasses
 import io
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -95,7 +95,7 @@ def execute(configuration: Configuration, execution: Execution, *, say: Say, pro
         shop.begin(facts(engine=execution.engine, workers=job.workers, devices=list(devices)))
         try:
             return _done(shop, job)
-        except BaseException as error:
+        except BaseException as error:  # whatever it is, the ledger says how this session ended, and it is raised again
             with contextlib.suppress(AttribkitError):  # what brought us here is said; a disk that is full takes this no more
                 shop.seen("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
             raise
@@ -179,13 +179,18 @@ def _about(shop: Workshop, configuration: Configuration, run: Run, model: dict[s
 
 
 def _write(shop: Workshop, about: dict[str, Any], scores: Scores, failures: Sequence[Failed]) -> None:
-    scores.write_csv(shop.path / "scores.csv")
-    if find_spec("pyarrow") is not None:
-        scores.write_parquet(shop.path / "scores.parquet")
-    table = io.StringIO(newline="")
-    csv.writer(table).writerows([("id", "stage", "reason"), *((each.id, each.stage, said_of(each)) for each in failures)])
-    write_whole(shop.path / "failures.csv", table.getvalue().encode("utf-8", "replace"))
+    write_tables(shop.path, scores, [(each.id, each.stage, said_of(each)) for each in failures])
     write_whole(shop.path / "run.json", json.dumps(about, indent=1, allow_nan=False).encode())
+
+
+def write_tables(out: Path, scores: Scores, failures: Iterable[tuple[str, str, str]]) -> None:
+    """Write every score, and each failure's id, stage and reason, into a folder."""
+    scores.write_csv(out / "scores.csv")
+    if find_spec("pyarrow") is not None:
+        scores.write_parquet(out / "scores.parquet")
+    table = io.StringIO(newline="")
+    csv.writer(table).writerows([("id", "stage", "reason"), *failures])
+    write_whole(out / "failures.csv", table.getvalue().encode("utf-8", "replace"))
 
 
 def said_of(failed: Failed) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..scores import Key, Scores
+from .choosing import ByImage
 from .plots import boxes
 from .scales import numbers, span_of
 from .spreads import scores_of
@@ -23,7 +24,7 @@ def charts(scores: Scores) -> list[dict[str, Any]]:
     """
     rows: dict[Key, dict[str, list[float]]] = {}
     chances: dict[Key, list[float]] = {}
-    groups = [by for by in scores.groups if len(_labels(scores, by)) <= LABELS]
+    groups = [by for by, labels in ByImage.of(scores).labels.items() if len(labels) <= LABELS]
     for each in scores.rows():
         key = Key(each["problem"], each["model"], each["method"], each["metric"])
         chances.setdefault(key, []).append(each["chance"])
@@ -36,10 +37,6 @@ def charts(scores: Scores) -> list[dict[str, Any]]:
         float(end) for found in known.values() for values in found.values() if len(values) for end in (values.min(), values.max())
     )
     return [boxes((key.method, "", key.metric), _ordered(found), chances[key], span) for key, found in known.items()]
-
-
-def _labels(scores: Scores, by: str) -> set[object]:
-    return {each[by] for each in scores.rows() if each[by] is not None}
 
 
 def _ordered(found: Mapping[str, Any]) -> dict[str, Any]:

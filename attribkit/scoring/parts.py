@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -116,13 +116,7 @@ class Column:
 
     def named(self, names: Mapping[str, Sequence[str]]) -> Column:
         """The same with a name in the place of each code of a group; an empty name is no label."""
-
-        def put(codes: NDArray[np.object_], own: Sequence[str]) -> NDArray[np.object_]:
-            kind, labels = type_of(own), np.empty(len(codes), np.object_)
-            labels[:] = [None if code is None or not own[int(code)] else kind(own[int(code)]) for code in codes]
-            return labels
-
-        groups = {name: put(codes, names[name]) if name in names else codes for name, codes in self.groups.items()}
+        groups = {name: labels_named(codes, names[name]) if name in names else codes for name, codes in self.groups.items()}
         return dataclasses.replace(self, groups=groups)
 
     def sorted(self, places: Index) -> Column:
@@ -141,6 +135,15 @@ class Column:
         differences = self.scores[shared[0]].astype(np.float64) - other.scores[shared[1]].astype(np.float64)
         both: NDArray[np.bool_] = np.isfinite(self.scores[shared[0]]) & np.isfinite(other.scores[shared[1]])
         return differences[both]
+
+
+def labels_named(codes: Iterable[Any], names: Sequence[str]) -> NDArray[np.object_]:
+    """The labels of codes, numbers where all names are; None for no code, and where the name is empty."""
+    kind = type_of(names)
+    found = [None if code is None or not names[int(code)] else kind(names[int(code)]) for code in codes]
+    labels = np.empty(len(found), np.object_)
+    labels[:] = found
+    return labels
 
 
 def joined(columns: Sequence[Column]) -> Column:

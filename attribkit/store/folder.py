@@ -63,7 +63,7 @@ class Store:
         self.ledger = Ledger(self.path)
         try:
             self.ledger.sound()
-        except BaseException:
+        except BaseException:  # whatever it is, what was opened is closed, and it is raised again
             self.ledger.close()
             raise
 
@@ -208,7 +208,7 @@ class Workshop(Store):
         try:
             self.salvaged = False
             self.ledger = self._opened()
-        except BaseException:
+        except BaseException:  # whatever it is, what was opened is closed, and it is raised again
             self._lock.close()
             raise
         self._session: int | None = None
@@ -241,7 +241,7 @@ class Workshop(Store):
                 with ledger.changing() as db:  # or it would be found out after the first work that it may not be written to
                     db.execute("DELETE FROM meta WHERE name IS NULL")
                 return ledger
-            except BaseException:
+            except BaseException:  # whatever it is, what was opened is closed, and it is raised again
                 ledger.close()
                 raise
         except BrokenRun as error:

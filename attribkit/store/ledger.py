@@ -65,7 +65,7 @@ class Ledger:
             self.db = self._connected()
             try:
                 self._check()
-            except BaseException:
+            except BaseException:  # whatever it is, what was begun is undone, and it is raised again
                 self.db.close()
                 raise
 
@@ -150,7 +150,7 @@ class Ledger:
             try:
                 yield self.db
                 self.db.execute("COMMIT")
-            except BaseException:
+            except BaseException:  # whatever it is, what was begun is undone, and it is raised again
                 if self.db.in_transaction:
                     self.db.execute("ROLLBACK")
                 raise
