@@ -17,6 +17,7 @@ from torch.testing import assert_close
 import attribkit as ak
 from attribkit.batch import Batch, Targets
 from attribkit.diagnosing.answered import Answered, Known
+from attribkit.diagnosing.asking import _answers as answered_parts
 from attribkit.diagnosing.exchanging import Cue, Pool, cues_of, spread
 from attribkit.diagnosing.held import Held
 from attribkit.diagnosing.trained import training_of
@@ -664,3 +665,8 @@ def test_answers_know_what_is_not_labelled(tmp_path):
     batch = answered.first()
     assert [answered.known[name].truth for name in batch.ids] == [0, -1, -1]
     assert answered.group_names["class"] == ("red", "green")
+
+
+def test_an_answer_to_a_part_that_is_not_finite_is_none():
+    logits = torch.tensor([[torch.nan, 1.0], [0.0, 1.0], [2.0, 1.0], [torch.inf, 0.0]])
+    assert answered_parts(logits, torch.tensor([True, True, False, True])).tolist() == [-1, 1, -1, -1]
